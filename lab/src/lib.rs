@@ -1,0 +1,1 @@
+//! The lab: the whole system in one process.

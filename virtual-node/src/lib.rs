@@ -1,0 +1,1 @@
+//! Be Kubernetes nodes without being machines.

@@ -1,0 +1,2 @@
+//! The words that the bridge and the agents exchange.
+#![no_std]
