@@ -1,1 +1,3 @@
-//! The provider for devices.
+//! The agent: a durable desired set becomes workloads on a runtime, and what happens is reported.
+
+pub mod desired;

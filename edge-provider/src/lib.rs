@@ -1,1 +1,4 @@
-//! The provider for devices.
+//! The provider for devices: pods become edge deployments, which travel in sessions through the hub.
+
+pub mod deployment;
+pub mod device;

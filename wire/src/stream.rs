@@ -1,0 +1,171 @@
+//! Streams: logs, exec, attach, port-forward, over the session.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use minicbor::{CborLen, Decode, Encode};
+
+use crate::ids::{DeviceTime, PodUid};
+
+/// One frame of one stream.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, CborLen)]
+pub struct StreamFrame {
+    /// The stream, as numbered by the bridge.
+    #[n(0)]
+    pub id: u32,
+    /// What it says.
+    #[n(1)]
+    pub body: StreamBody,
+}
+
+/// What a stream frame says.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, CborLen)]
+pub enum StreamBody {
+    /// Bridge to device: open it.
+    #[n(0)]
+    Open(#[n(0)] StreamRequest),
+    /// Device to bridge: it is open.
+    #[n(1)]
+    Accept,
+    /// Device to bridge: it is not.
+    #[n(2)]
+    Refuse(#[n(0)] StreamRefusal),
+    /// Bytes of one channel.
+    #[n(3)]
+    Data(#[n(0)] StreamData),
+    /// The other end may send so many more bytes on this channel.
+    #[n(4)]
+    Credit(#[n(0)] u8, #[n(1)] u32),
+    /// Nothing more will come on this channel from here.
+    #[n(5)]
+    HalfClose(#[n(0)] u8),
+    /// The terminal's new size: columns, rows.
+    #[n(6)]
+    Resize(#[n(0)] u16, #[n(1)] u16),
+    /// The process ended.
+    #[n(7)]
+    Exit(#[n(0)] i32),
+    /// The stream is over before its end.
+    #[n(8)]
+    Abort(#[n(0)] String),
+}
+
+/// Bytes of one channel.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, CborLen)]
+pub struct StreamData {
+    /// 0 stdin, 1 stdout, 2 stderr.
+    #[n(0)]
+    pub channel: u8,
+    /// Where on the channel these bytes begin: a gap aborts the stream.
+    #[n(1)]
+    pub offset: u64,
+    /// The bytes, at most [`MAX_STREAM_DATA`](crate::limits::MAX_STREAM_DATA).
+    #[n(2)]
+    #[cbor(with = "minicbor::bytes")]
+    pub data: Vec<u8>,
+}
+
+/// Why a stream was not opened.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, CborLen)]
+pub struct StreamRefusal {
+    /// The HTTP status that says it best.
+    #[n(0)]
+    pub status: u16,
+    /// A sentence.
+    #[n(1)]
+    pub message: String,
+}
+
+/// What a stream is to carry.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, CborLen)]
+pub enum StreamRequest {
+    /// A container's log.
+    #[n(0)]
+    Logs(#[n(0)] LogsRequest),
+    /// A new process in a container.
+    #[n(1)]
+    Exec(#[n(0)] ExecRequest),
+    /// The container's own process.
+    #[n(2)]
+    Attach(#[n(0)] AttachRequest),
+    /// A port of the pod.
+    #[n(3)]
+    PortForward(#[n(0)] PodUid, #[n(1)] u16),
+}
+
+/// Which part of which log.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, CborLen)]
+pub struct LogsRequest {
+    /// The pod.
+    #[n(0)]
+    pub pod: PodUid,
+    /// The container.
+    #[n(1)]
+    pub container: String,
+    /// Go on as the log grows.
+    #[n(2)]
+    pub follow: bool,
+    /// Of the container's previous run.
+    #[n(3)]
+    pub previous: bool,
+    /// Each line with its time.
+    #[n(4)]
+    pub timestamps: bool,
+    /// The last so many lines.
+    #[n(5)]
+    pub tail: Option<u64>,
+    /// Lines not older than this.
+    #[n(6)]
+    pub since: Option<DeviceTime>,
+    /// So many bytes at most.
+    #[n(7)]
+    pub limit_bytes: Option<u64>,
+}
+
+/// A new process in a container.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, CborLen)]
+pub struct ExecRequest {
+    /// The pod.
+    #[n(0)]
+    pub pod: PodUid,
+    /// The container.
+    #[n(1)]
+    pub container: String,
+    /// The program and its arguments.
+    #[n(2)]
+    pub command: Vec<String>,
+    /// Which of stdin, stdout, stderr are wanted.
+    #[n(3)]
+    pub channels: Channels,
+}
+
+/// The container's own process.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, CborLen)]
+pub struct AttachRequest {
+    /// The pod.
+    #[n(0)]
+    pub pod: PodUid,
+    /// The container.
+    #[n(1)]
+    pub container: String,
+    /// Which of stdin, stdout, stderr are wanted.
+    #[n(2)]
+    pub channels: Channels,
+}
+
+/// Which of stdin, stdout, stderr are wanted, and whether they are a terminal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, CborLen)]
+pub struct Channels {
+    /// stdin.
+    #[n(0)]
+    pub stdin: bool,
+    /// stdout.
+    #[n(1)]
+    pub stdout: bool,
+    /// stderr.
+    #[n(2)]
+    pub stderr: bool,
+    /// A terminal.
+    #[n(3)]
+    pub tty: bool,
+}
