@@ -1,0 +1,53 @@
+# What people do here, by name. `just` lists it; every recipe is one or two commands you can also type.
+
+control_plane := justfile_directory() / "target" / "control-plane"
+
+[private]
+default:
+    @"{{ just_executable() }}" --list --unsorted
+
+# does everything compile?
+check:
+    cargo check --workspace --all-targets
+
+# run all tests; the stories run on the lab
+test *args:
+    cargo test --workspace {{ args }}
+
+# formatting and lints, as CI judges them
+lint:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets -- -D warnings
+
+# build the documentation; a broken link is an error
+docs:
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+# licences, banned crates, sources (advisories need the network: `cargo deny check advisories`)
+deny:
+    cargo deny --offline check bans licenses sources
+
+# the whole system on this machine, until Ctrl-C
+lab *args:
+    cargo run --release -p hawser-lab -- {{ args }}
+
+# build a real control plane and start it in the background
+cluster:
+    e2e/cluster/build
+    e2e/cluster/up --detach {{ control_plane }}
+
+# stop the real control plane; keeps its data
+cluster-down:
+    e2e/cluster/down {{ control_plane }}
+
+# tell the stories on the lab, or on the cluster that KUBECONFIG names: `just stories cluster`
+stories on="lab" *args:
+    HAWSER_E2E={{ on }} cargo test -p hawser-e2e --test stories -- {{ args }}
+
+# measure and print, as docs/benchmarks.md shows it
+bench:
+    cargo run --release -p hawser-e2e --bin bench
+
+# everything that must hold before a change goes in
+ci:
+    .ci/run
