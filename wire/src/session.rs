@@ -140,7 +140,8 @@ pub struct Names<'a> {
 
 /// The device's side of a handshake under way.
 pub struct Initiator {
-    state: HandshakeState,
+    // Boxed: it is nearly a kilobyte, and comes back by value from `finish`.
+    state: Box<HandshakeState>,
 }
 
 impl Initiator {
@@ -163,23 +164,22 @@ impl Initiator {
         }
         let mut state = builder.build_initiator().map_err(unreadable)?;
         let noise = write(&mut state, &codec::encode(payload))?;
-        Ok((Self { state }, Hello { oldest: OLDEST_PROTOCOL, newest: PROTOCOL, intent, noise }))
+        Ok((Self { state: Box::new(state) }, Hello { oldest: OLDEST_PROTOCOL, newest: PROTOCOL, intent, noise }))
     }
 
     /// Reads the answer. An unreadable answer leaves the handshake as it was: the right one may still come.
     pub fn finish(mut self, welcome: &Welcome) -> Result<(Session, WelcomePayload), (Self, SessionError)> {
         match self.read_welcome(welcome) {
-            Ok(payload) => match Session::of(self.state) {
-                Ok(session) => Ok((session, payload)),
-                // Consumes the state; cannot happen after a complete handshake.
-                Err((state, error)) => Err((Self { state }, error)),
-            },
+            Ok(payload) => Ok((Session::of(*self.state), payload)),
             Err(error) => Err((self, error)),
         }
     }
 
     fn read_welcome(&mut self, welcome: &Welcome) -> Result<WelcomePayload, SessionError> {
         let payload: WelcomePayload = read(&mut self.state, &welcome.noise)?;
+        if !self.state.is_handshake_finished() {
+            return Err(SessionError::Unreadable);
+        }
         if payload.protocol != welcome.protocol {
             return Err(SessionError::Unreadable);
         }
@@ -237,7 +237,10 @@ impl Responder {
             self.state.set_psk(2, secret).map_err(unreadable)?;
         }
         let noise = write(&mut self.state, &codec::encode(payload))?;
-        let session = Session::of(self.state).map_err(|(_, error)| error)?;
+        if !self.state.is_handshake_finished() {
+            return Err(SessionError::Unreadable);
+        }
+        let session = Session::of(self.state);
         Ok((session, Welcome { protocol: payload.protocol, noise }))
     }
 }
@@ -257,16 +260,12 @@ pub struct Session {
 }
 
 impl Session {
-    fn of(state: HandshakeState) -> Result<Self, (HandshakeState, SessionError)> {
-        if !state.is_handshake_finished() {
-            return Err((state, SessionError::Unreadable));
-        }
+    /// Must be given a finished handshake.
+    fn of(state: HandshakeState) -> Self {
         let mut id = [0; 8];
         id.copy_from_slice(&state.get_handshake_hash()[..8]);
-        match state.into_stateless_transport_mode() {
-            Ok(transport) => Ok(Self { id: SessionId(id), transport, next: 0, seen: ReplayWindow::default() }),
-            Err(_) => unreachable!("a finished handshake becomes a transport"),
-        }
+        let transport = state.into_stateless_transport_mode().expect("the handshake is finished");
+        Self { id: SessionId(id), transport, next: 0, seen: ReplayWindow::default() }
     }
 
     /// The session's name.

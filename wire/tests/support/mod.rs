@@ -1,0 +1,339 @@
+//! Arbitrary messages, for properties.
+
+use hawser_wire::codec::Open;
+use hawser_wire::deployment::*;
+use hawser_wire::desired::*;
+use hawser_wire::messages::{Ack, Down, Up};
+use hawser_wire::report::*;
+use hawser_wire::session_messages::*;
+use hawser_wire::stream::*;
+use hawser_wire::{BootId, ContentHash, DeviceTime, Digest, PodUid, SessionId, TokenId, Version};
+use proptest::collection::vec;
+use proptest::option::of;
+use proptest::prelude::*;
+
+pub(crate) fn up() -> impl Strategy<Value = Up> {
+    prop_oneof![
+        heartbeat().prop_map(Up::Heartbeat),
+        vec((hash(), any::<u64>(), any::<u32>()), 0..5).prop_map(|objects| {
+            let objects = objects.into_iter().map(|(hash, offset, window)| WantedObject { hash, offset, window });
+            Up::Want(Want { objects: objects.collect() })
+        }),
+        vec((any::<u64>(), item()), 0..4).prop_map(|items| {
+            let items = items.into_iter().map(|(seq, item)| Numbered { seq, item: Open::Known(item) });
+            Up::Report(Report { items: items.collect() })
+        }),
+        stream().prop_map(Up::Stream),
+    ]
+}
+
+pub(crate) fn down() -> impl Strategy<Value = Down> {
+    prop_oneof![
+        (version(), vec((uid(), wish()), 0..5)).prop_map(|(version, entries)| {
+            let entries = entries.into_iter().map(|(uid, wish)| IndexEntry { uid, wish }).collect();
+            Down::Index(Index::new(version, entries).expect("few enough"))
+        }),
+        (hash(), any::<u64>(), any::<u64>(), bytes()).prop_map(|(hash, total, offset, data)| Down::Chunk(Chunk {
+            hash,
+            total,
+            offset,
+            data
+        })),
+        vec(any::<u64>(), 0..9).prop_map(|seqs| Down::Ack(Ack { seqs })),
+        any::<u32>().prop_map(Down::Ping),
+        stream().prop_map(Down::Stream),
+    ]
+}
+
+pub(crate) fn envelope() -> impl Strategy<Value = Envelope> {
+    prop_oneof![
+        (any::<u16>(), any::<u16>(), of(any::<[u8; 8]>()), bytes()).prop_map(|(oldest, newest, token, noise)| {
+            let intent = token.map_or(Intent::Resume, |id| Intent::Join(TokenId(id)));
+            Envelope::Hello(Hello { oldest, newest, intent, noise })
+        }),
+        (any::<u16>(), bytes()).prop_map(|(protocol, noise)| Envelope::Welcome(Welcome { protocol, noise })),
+        (any::<[u8; 8]>(), any::<u64>(), bytes()).prop_map(|(id, counter, ciphertext)| {
+            Envelope::Sealed(Sealed { session: SessionId(id), counter, ciphertext })
+        }),
+        text().prop_map(|message| Envelope::Refusal(Refusal { kind: RefusalKind::OtherKey, message })),
+        any::<[u8; 8]>().prop_map(|id| Envelope::NoSession(SessionId(id))),
+    ]
+}
+
+pub(crate) fn deployment() -> impl Strategy<Value = EdgeDeployment> {
+    (
+        (uid(), text(), text(), restart_policy(), any::<u32>(), of(any::<u64>())),
+        (vec(container(), 0..3), vec(container(), 0..3), vec(volume(), 0..3)),
+        (of(text()), any::<bool>(), of(any::<u32>()), vec(any::<u32>(), 0..3)),
+    )
+        .prop_map(|(head, (init_containers, containers, volumes), tail)| EdgeDeployment {
+            uid: head.0,
+            namespace: head.1,
+            name: head.2,
+            restart_policy: head.3,
+            grace_seconds: head.4,
+            active_deadline_seconds: head.5,
+            init_containers,
+            containers,
+            volumes,
+            hostname: tail.0,
+            host_network: tail.1,
+            fs_group: tail.2,
+            supplemental_groups: tail.3,
+        })
+}
+
+fn restart_policy() -> impl Strategy<Value = RestartPolicy> {
+    prop_oneof![Just(RestartPolicy::Always), Just(RestartPolicy::OnFailure), Just(RestartPolicy::Never)]
+}
+
+fn container() -> impl Strategy<Value = Container> {
+    let pull = prop_oneof![Just(PullPolicy::Always), Just(PullPolicy::IfNotPresent), Just(PullPolicy::Never)];
+    let env = (text(), env_value()).prop_map(|(name, value)| EnvVar { name, value });
+    let mount = (text(), text(), any::<bool>(), of(text()), any::<bool>()).prop_map(
+        |(volume, path, read_only, sub_path, sub_path_expr)| Mount { volume, path, read_only, sub_path, sub_path_expr },
+    );
+    let resources = of(any::<u64>()).prop_map(|n| Resources { memory_limit_bytes: n, ..Resources::default() });
+    let user = (of(any::<u32>()), any::<bool>()).prop_map(|(uid, non_root)| User { uid, gid: uid, non_root });
+    (
+        (text(), text(), pull, vec(text(), 0..3), vec(text(), 0..3), of(text())),
+        (vec(env, 0..4), vec(mount, 0..3), resources, any::<bool>(), user, text(), any::<bool>()),
+    )
+        .prop_map(|(head, tail)| Container {
+            name: head.0,
+            image: head.1,
+            pull_policy: head.2,
+            command: head.3,
+            args: head.4,
+            working_dir: head.5,
+            env: tail.0,
+            mounts: tail.1,
+            resources: tail.2,
+            sidecar: tail.3,
+            user: tail.4,
+            termination_message_path: tail.5,
+            termination_message_from_logs: tail.6,
+        })
+}
+
+fn env_value() -> impl Strategy<Value = EnvValue> {
+    prop_oneof![
+        text().prop_map(EnvValue::Template),
+        text().prop_map(EnvValue::Literal),
+        device_field().prop_map(EnvValue::Device),
+    ]
+}
+
+fn device_field() -> impl Strategy<Value = DeviceField> {
+    prop_oneof![
+        Just(DeviceField::PodIp),
+        Just(DeviceField::PodIps),
+        Just(DeviceField::HostIp),
+        Just(DeviceField::HostIps),
+        (text(), any::<u64>()).prop_map(|(resource, divisor)| DeviceField::Allocatable(resource, divisor)),
+    ]
+}
+
+fn volume() -> impl Strategy<Value = Volume> {
+    let content = prop_oneof![
+        bytes().prop_map(Content::Inline),
+        object().prop_map(Content::Blob),
+        device_field().prop_map(Content::Device),
+    ];
+    let file = (text(), any::<u32>(), content).prop_map(|(path, mode, content)| File { path, mode, content });
+    let source = prop_oneof![
+        (any::<bool>(), of(any::<u64>()))
+            .prop_map(|(memory, size_limit)| VolumeSource::EmptyDir(EmptyDir { memory, size_limit })),
+        (any::<bool>(), vec(file, 0..3)).prop_map(|(secret, entries)| VolumeSource::Files(Files { secret, entries })),
+    ];
+    (text(), source).prop_map(|(name, source)| Volume { name, source })
+}
+
+fn item() -> impl Strategy<Value = ReportItem> {
+    prop_oneof![
+        workload().prop_map(ReportItem::Workload),
+        (uid(), of(workload())).prop_map(|(uid, last)| ReportItem::Gone(Gone { uid, last })),
+        facts().prop_map(ReportItem::Facts),
+        (of(uid()), of(text()), any::<u64>(), any::<bool>(), text(), any::<u32>()).prop_map(
+            |(pod, container, at, warning, text, count)| ReportItem::Event(DeviceEvent {
+                pod,
+                container,
+                at: DeviceTime(at),
+                warning,
+                reason: text.clone(),
+                message: text,
+                count,
+            })
+        ),
+    ]
+}
+
+fn workload() -> impl Strategy<Value = WorkloadReport> {
+    let phase = prop_oneof![Just(Phase::Pending), Just(Phase::Running), Just(Phase::Succeeded), Just(Phase::Failed)];
+    (
+        (uid(), of(hash()), phase, of(text()), of(any::<u64>()), any::<bool>()),
+        (vec(text(), 0..3), vec(container_report(), 0..3), vec(container_report(), 0..3)),
+    )
+        .prop_map(|(head, tail)| WorkloadReport {
+            uid: head.0,
+            deployment: head.1,
+            phase: head.2,
+            message: head.3.clone(),
+            reason: head.3,
+            started: head.4.map(DeviceTime),
+            sandbox_ready: head.5,
+            pod_ips: tail.0,
+            init_containers: tail.1,
+            containers: tail.2,
+        })
+}
+
+fn container_report() -> impl Strategy<Value = ContainerReport> {
+    let state = prop_oneof![
+        (text(), of(text())).prop_map(|(reason, message)| ContainerState::Waiting(Waiting { reason, message })),
+        any::<u64>().prop_map(|since| ContainerState::Running(Running { since: DeviceTime(since) })),
+        terminated().prop_map(ContainerState::Terminated),
+    ];
+    (text(), any::<bool>(), of(any::<bool>()), any::<u32>(), of(text()), state, of(terminated())).prop_map(
+        |(name, ready, started, restart_count, container_id, state, last)| ContainerReport {
+            image: name.clone(),
+            image_id: name.clone(),
+            name,
+            ready,
+            started,
+            restart_count,
+            container_id,
+            state,
+            last,
+        },
+    )
+}
+
+fn terminated() -> impl Strategy<Value = Terminated> {
+    (any::<i32>(), of(any::<i32>()), text(), of(any::<u64>()), of(text())).prop_map(
+        |(exit_code, signal, reason, time, message)| Terminated {
+            exit_code,
+            signal,
+            reason,
+            container_id: message.clone(),
+            message,
+            started: time.map(DeviceTime),
+            finished: time.map(DeviceTime),
+        },
+    )
+}
+
+fn facts() -> impl Strategy<Value = NodeFacts> {
+    let resource = (text(), text()).prop_map(|(name, quantity)| Resource { name, quantity });
+    let image = (vec(text(), 0..3), any::<u64>()).prop_map(|(names, bytes)| Image { names, bytes });
+    let condition = (text(), of(any::<bool>()), text()).prop_map(|(kind, holds, message)| Condition {
+        reason: kind.clone(),
+        kind,
+        holds,
+        message,
+    });
+    (vec(resource, 0..4), vec(image, 0..3), vec(condition, 0..3), vec(text(), 0..3), text()).prop_map(
+        |(capacity, images, conditions, addresses, text)| NodeFacts {
+            allocatable: capacity.clone(),
+            capacity,
+            arch: text.clone(),
+            os: text.clone(),
+            kernel: text.clone(),
+            os_image: text.clone(),
+            machine_id: text.clone(),
+            system_uuid: text.clone(),
+            boot_id: text.clone(),
+            agent_version: text.clone(),
+            runtime: text.clone(),
+            hostname: text,
+            addresses,
+            images,
+            conditions,
+        },
+    )
+}
+
+fn heartbeat() -> impl Strategy<Value = Heartbeat> {
+    (any::<[u8; 8]>(), any::<u64>(), any::<u64>(), of(any::<[u8; 16]>()), of(any::<u32>())).prop_map(
+        |(boot, now, wall_millis, digest, answers)| Heartbeat {
+            boot: BootId(boot),
+            now: DeviceTime(now),
+            wall_millis,
+            digest: digest.map(Digest),
+            answers,
+        },
+    )
+}
+
+fn stream() -> impl Strategy<Value = StreamFrame> {
+    let channels = any::<[bool; 4]>().prop_map(|[stdin, stdout, stderr, tty]| Channels { stdin, stdout, stderr, tty });
+    let logs = (uid(), text(), any::<[bool; 3]>(), of(any::<u64>())).prop_map(|(pod, container, flags, number)| {
+        StreamRequest::Logs(LogsRequest {
+            pod,
+            container,
+            follow: flags[0],
+            previous: flags[1],
+            timestamps: flags[2],
+            tail: number,
+            since: number.map(DeviceTime),
+            limit_bytes: number,
+        })
+    });
+    let request = prop_oneof![
+        logs,
+        (uid(), text(), vec(text(), 0..3), channels.clone()).prop_map(|(pod, container, command, channels)| {
+            StreamRequest::Exec(ExecRequest { pod, container, command, channels })
+        }),
+        (uid(), text(), channels).prop_map(|(pod, container, channels)| StreamRequest::Attach(AttachRequest {
+            pod,
+            container,
+            channels
+        })),
+        (uid(), any::<u16>()).prop_map(|(pod, port)| StreamRequest::PortForward(pod, port)),
+    ];
+    let body = prop_oneof![
+        request.prop_map(StreamBody::Open),
+        Just(StreamBody::Accept),
+        (any::<u16>(), text()).prop_map(|(status, message)| StreamBody::Refuse(StreamRefusal { status, message })),
+        (any::<u8>(), any::<u64>(), bytes()).prop_map(|(channel, offset, data)| StreamBody::Data(StreamData {
+            channel,
+            offset,
+            data
+        })),
+        (any::<u8>(), any::<u32>()).prop_map(|(channel, bytes)| StreamBody::Credit(channel, bytes)),
+        any::<u8>().prop_map(StreamBody::HalfClose),
+        (any::<u16>(), any::<u16>()).prop_map(|(columns, rows)| StreamBody::Resize(columns, rows)),
+        any::<i32>().prop_map(StreamBody::Exit),
+        text().prop_map(StreamBody::Abort),
+    ];
+    (any::<u32>(), body).prop_map(|(id, body)| StreamFrame { id, body })
+}
+
+fn wish() -> impl Strategy<Value = Wish> {
+    prop_oneof![object().prop_map(Wish::Run), Just(Wish::Keep), any::<u32>().prop_map(Wish::Stop), Just(Wish::Retain)]
+}
+
+fn object() -> impl Strategy<Value = ObjectRef> {
+    (hash(), any::<u64>()).prop_map(|(hash, len)| ObjectRef { hash, len })
+}
+
+fn version() -> impl Strategy<Value = Version> {
+    (any::<u32>(), any::<u64>(), any::<u32>()).prop_map(|(epoch, revision, edit)| Version { epoch, revision, edit })
+}
+
+fn hash() -> impl Strategy<Value = ContentHash> {
+    any::<[u8; 32]>().prop_map(ContentHash)
+}
+
+fn uid() -> impl Strategy<Value = PodUid> {
+    "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|[a-zA-Z0-9][a-zA-Z0-9_.-]{0,20}"
+        .prop_map(|text| PodUid::new(&text).expect("the pattern is valid"))
+}
+
+fn text() -> impl Strategy<Value = String> {
+    "[ -~äß→]{0,12}"
+}
+
+fn bytes() -> impl Strategy<Value = Vec<u8>> {
+    vec(any::<u8>(), 0..40)
+}
