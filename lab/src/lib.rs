@@ -1,1 +1,3 @@
-//! The lab: the whole system in one process.
+//! The lab: the whole system in one process, for a laptop, a Pi and the tests.
+
+pub mod rope;
