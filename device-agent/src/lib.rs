@@ -1,3 +1,4 @@
 //! The agent: a durable desired set becomes workloads on a runtime, and what happens is reported.
 
 pub mod desired;
+pub mod ledger;
