@@ -1,0 +1,511 @@
+//! What becomes of every field of a pod: mapped, of no concern to a device, or a reason to refuse the pod.
+//!
+//! The tables name fields as the API does. A test compares them with the API's own schema, so a field that a later
+//! Kubernetes adds fails the test until somebody has decided about it; and a field that stands in no table is refused, so
+//! nothing is ever ignored by accident.
+
+use serde_json::{Map, Value};
+use virtual_node::provider::NotApplied;
+
+/// What becomes of a field that is set.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Verdict {
+    /// Translated, or used by the bridge itself.
+    Mapped,
+    /// Does not concern a device, for this reason.
+    Unconcerned(#[expect(dead_code, reason = "written for the reader of the table")] &'static str),
+    /// Refuses the pod, for this reason.
+    Refused(&'static str),
+    /// Refuses the pod, for this reason, unless the value is one of these.
+    Only(&'static [Allowed], &'static str),
+    /// Is an object, or a list of objects, with a table of its own.
+    Table(&'static [(&'static str, Verdict)]),
+    /// Is a map from names to values; every name must be one of these.
+    Names(&'static [&'static str], &'static str),
+}
+
+/// A value that says nothing, because it asks for what a device does anyway.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Allowed {
+    /// `true` or `false`.
+    Bool(bool),
+    /// A text.
+    Text(&'static str),
+    /// An object whose `name` is this.
+    Name(&'static str),
+    /// An object whose `type` is this.
+    Type(&'static str),
+}
+
+use Allowed::{Bool, Name, Text, Type};
+use Verdict::{Mapped, Names, Only, Refused, Table, Unconcerned};
+
+/// A field for which a pod is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Offence {
+    /// Where it stands, e.g. `spec.containers[0].livenessProbe`.
+    pub(crate) path: String,
+    /// Why it is refused.
+    pub(crate) why: &'static str,
+}
+
+const SCHEDULER: Verdict = Unconcerned("the control plane has acted on it before the pod is bound");
+const PROBE: Verdict = Refused("a device does not run probes yet");
+const NETWORK: &str = "a device has its own network and resolver";
+const SANDBOX: &str = "a device does not confine processes in this way yet";
+const STORAGE: Verdict = Refused("a device cannot mount this kind of volume");
+const INTERACTIVE: Verdict = Only(&[Bool(false)], "a device does not attach to workloads yet");
+
+pub(crate) const POD_SPEC: &[(&str, Verdict)] = &[
+    ("activeDeadlineSeconds", Mapped),
+    ("affinity", SCHEDULER),
+    ("automountServiceAccountToken", Unconcerned("the API server has added the volume, or has not")),
+    ("containers", Table(CONTAINER)),
+    ("dnsConfig", Refused(NETWORK)),
+    ("dnsPolicy", Only(&[Text("Default"), Text("ClusterFirst"), Text("ClusterFirstWithHostNet")], NETWORK)),
+    ("enableServiceLinks", Unconcerned("the addresses of services are not reachable from a device")),
+    // Added to a pod that runs already: refusing would fail the pod. Translation gives a notice instead.
+    ("ephemeralContainers", Mapped),
+    ("hostAliases", Refused("a device does not write /etc/hosts for workloads yet")),
+    ("hostIPC", Only(&[Bool(false)], SANDBOX)),
+    ("hostNetwork", Mapped),
+    ("hostPID", Only(&[Bool(false)], SANDBOX)),
+    ("hostUsers", Only(&[Bool(true)], SANDBOX)),
+    ("hostname", Mapped),
+    ("hostnameOverride", Refused("a device does not rename the host of a workload in this way yet")),
+    ("imagePullSecrets", Unconcerned("the process runtime pulls no images")),
+    ("initContainers", Table(INIT_CONTAINER)),
+    ("nodeName", Mapped),
+    ("nodeSelector", SCHEDULER),
+    ("os", Only(&[Name("linux")], "a device runs Linux")),
+    ("overhead", SCHEDULER),
+    ("preemptionPolicy", SCHEDULER),
+    ("priority", SCHEDULER),
+    ("priorityClassName", SCHEDULER),
+    ("readinessGates", Mapped),
+    ("resourceClaims", Refused("a device does not take part in dynamic resource allocation")),
+    ("resources", Refused("a device does not limit pods as a whole yet; set resources on the containers")),
+    ("restartPolicy", Mapped),
+    ("runtimeClassName", Refused("a device has one runtime")),
+    ("schedulerName", SCHEDULER),
+    ("schedulingGates", SCHEDULER),
+    ("schedulingGroup", SCHEDULER),
+    ("securityContext", Table(POD_SECURITY)),
+    ("serviceAccount", Unconcerned("the old name of serviceAccountName")),
+    ("serviceAccountName", Mapped),
+    ("setHostnameAsFQDN", Only(&[Bool(false)], NETWORK)),
+    ("shareProcessNamespace", Only(&[Bool(false)], SANDBOX)),
+    ("subdomain", Unconcerned("it names the pod in the cluster's DNS, which cannot reach a device")),
+    ("terminationGracePeriodSeconds", Mapped),
+    ("tolerations", SCHEDULER),
+    ("topologySpreadConstraints", SCHEDULER),
+    ("volumes", Table(VOLUME)),
+];
+
+pub(crate) const CONTAINER: &[(&str, Verdict)] = &[
+    ("args", Mapped),
+    ("command", Mapped),
+    ("env", Table(ENV)),
+    ("envFrom", Mapped),
+    ("image", Mapped),
+    ("imagePullPolicy", Mapped),
+    ("lifecycle", Refused("a device does not run lifecycle hooks yet")),
+    ("livenessProbe", PROBE),
+    ("name", Mapped),
+    ("ports", Table(PORT)),
+    ("readinessProbe", PROBE),
+    ("resizePolicy", Unconcerned("it says how a resize would go, and asks for none")),
+    ("resources", Table(RESOURCES)),
+    ("restartPolicy", Refused("a device knows restart policies of whole pods only")),
+    ("restartPolicyRules", Refused("a device knows restart policies of whole pods only")),
+    ("securityContext", Table(SECURITY)),
+    ("startupProbe", PROBE),
+    ("stdin", INTERACTIVE),
+    ("stdinOnce", INTERACTIVE),
+    ("terminationMessagePath", Mapped),
+    ("terminationMessagePolicy", Mapped),
+    ("tty", INTERACTIVE),
+    ("volumeDevices", Refused("a device does not hand block devices to workloads yet")),
+    ("volumeMounts", Table(MOUNT)),
+    ("workingDir", Mapped),
+];
+
+/// As [`CONTAINER`], except that an init container may be restartable (a sidecar).
+pub(crate) const INIT_CONTAINER: &[(&str, Verdict)] = &{
+    let mut table = [("", Mapped); CONTAINER.len()];
+    let mut at = 0;
+    while at < table.len() {
+        table[at] = CONTAINER[at];
+        if matches!(table[at].0.as_bytes(), b"restartPolicy") {
+            table[at].1 =
+                Only(&[Text("Always")], "an init container runs once, or with restartPolicy Always as a sidecar");
+        }
+        at += 1;
+    }
+    table
+};
+
+pub(crate) const ENV: &[(&str, Verdict)] = &[("name", Mapped), ("value", Mapped), ("valueFrom", Table(ENV_SOURCE))];
+
+pub(crate) const ENV_SOURCE: &[(&str, Verdict)] = &[
+    ("configMapKeyRef", Mapped),
+    ("fieldRef", Mapped),
+    ("fileKeyRef", Refused("a device does not read variables from files of volumes yet")),
+    ("resourceFieldRef", Mapped),
+    ("secretKeyRef", Mapped),
+];
+
+pub(crate) const PORT: &[(&str, Verdict)] = &[
+    ("containerPort", Unconcerned("it informs people; nothing is opened or closed by it")),
+    ("hostIP", Refused("a device does not map ports yet")),
+    // Equal to containerPort it asks for what the host's network gives anyway; translation checks that.
+    ("hostPort", Mapped),
+    ("name", Unconcerned("it names the port for services and probes")),
+    ("protocol", Unconcerned("it informs people; nothing is opened or closed by it")),
+];
+
+pub(crate) const RESOURCES: &[(&str, Verdict)] = &[
+    ("claims", Refused("a device does not take part in dynamic resource allocation")),
+    ("limits", Names(&["cpu", "memory"], "a device limits cpu and memory only")),
+    ("requests", SCHEDULER),
+];
+
+pub(crate) const SECURITY: &[(&str, Verdict)] = &[
+    ("allowPrivilegeEscalation", Only(&[Bool(true)], SANDBOX)),
+    ("appArmorProfile", Only(&[Type("Unconfined")], SANDBOX)),
+    ("capabilities", Refused(SANDBOX)),
+    ("privileged", Only(&[Bool(false)], "a device does not run privileged workloads yet")),
+    ("procMount", Only(&[Text("Default")], SANDBOX)),
+    ("readOnlyRootFilesystem", Only(&[Bool(false)], SANDBOX)),
+    ("runAsGroup", Mapped),
+    ("runAsNonRoot", Mapped),
+    ("runAsUser", Mapped),
+    ("seLinuxOptions", Refused(SANDBOX)),
+    ("seccompProfile", Only(&[Type("Unconfined")], SANDBOX)),
+    ("windowsOptions", Refused("a device runs Linux")),
+];
+
+pub(crate) const POD_SECURITY: &[(&str, Verdict)] = &[
+    ("appArmorProfile", Only(&[Type("Unconfined")], SANDBOX)),
+    ("fsGroup", Mapped),
+    ("fsGroupChangePolicy", Unconcerned("the files of a device's volumes always get their group when written")),
+    ("runAsGroup", Mapped),
+    ("runAsNonRoot", Mapped),
+    ("runAsUser", Mapped),
+    ("seLinuxChangePolicy", Unconcerned("there are no SELinux options to apply")),
+    ("seLinuxOptions", Refused(SANDBOX)),
+    ("seccompProfile", Only(&[Type("Unconfined")], SANDBOX)),
+    ("supplementalGroups", Mapped),
+    ("supplementalGroupsPolicy", Only(&[Text("Merge")], SANDBOX)),
+    ("sysctls", Refused("a device does not change kernel parameters for workloads")),
+    ("windowsOptions", Refused("a device runs Linux")),
+];
+
+pub(crate) const MOUNT: &[(&str, Verdict)] = &[
+    ("mountPath", Mapped),
+    ("mountPropagation", Only(&[Text("None")], "a device does not propagate mounts")),
+    ("name", Mapped),
+    ("readOnly", Mapped),
+    ("recursiveReadOnly", Only(&[Text("Disabled"), Text("IfPossible")], "a device cannot promise it yet")),
+    ("subPath", Mapped),
+    ("subPathExpr", Mapped),
+];
+
+pub(crate) const VOLUME: &[(&str, Verdict)] = &[
+    ("awsElasticBlockStore", STORAGE),
+    ("azureDisk", STORAGE),
+    ("azureFile", STORAGE),
+    ("cephfs", STORAGE),
+    ("cinder", STORAGE),
+    ("configMap", Mapped),
+    ("csi", STORAGE),
+    ("downwardAPI", Mapped),
+    ("emptyDir", Table(EMPTY_DIR)),
+    ("ephemeral", STORAGE),
+    ("fc", STORAGE),
+    ("flexVolume", STORAGE),
+    ("flocker", STORAGE),
+    ("gcePersistentDisk", STORAGE),
+    ("gitRepo", STORAGE),
+    ("glusterfs", STORAGE),
+    ("hostPath", Refused("a device does not mount its own paths into workloads yet")),
+    ("image", STORAGE),
+    ("iscsi", STORAGE),
+    ("name", Mapped),
+    ("nfs", STORAGE),
+    ("persistentVolumeClaim", STORAGE),
+    ("photonPersistentDisk", STORAGE),
+    ("portworxVolume", STORAGE),
+    ("projected", Table(PROJECTED)),
+    ("quobyte", STORAGE),
+    ("rbd", STORAGE),
+    ("scaleIO", STORAGE),
+    ("secret", Mapped),
+    ("storageos", STORAGE),
+    ("vsphereVolume", STORAGE),
+];
+
+pub(crate) const EMPTY_DIR: &[(&str, Verdict)] =
+    &[("medium", Only(&[Text(""), Text("Memory")], "a device has disk and memory only")), ("sizeLimit", Mapped)];
+
+pub(crate) const PROJECTED: &[(&str, Verdict)] = &[("defaultMode", Mapped), ("sources", Table(PROJECTION))];
+
+pub(crate) const PROJECTION: &[(&str, Verdict)] = &[
+    ("clusterTrustBundle", Refused("the bridge does not read trust bundles yet")),
+    ("configMap", Mapped),
+    ("downwardAPI", Mapped),
+    ("podCertificate", Refused("the bridge does not request pod certificates yet")),
+    ("secret", Mapped),
+    ("serviceAccountToken", Mapped),
+];
+
+/// How many offences are named; the rest is counted. An Event holds 1,024 characters.
+const MAX_NAMED: usize = 5;
+
+/// Refuses a pod for fields that a device cannot honour, naming them. `spec` is a PodSpec as JSON.
+pub(crate) fn refuse_offences(spec: &Value) -> Result<(), NotApplied> {
+    let found = offences(spec);
+    if found.is_empty() {
+        return Ok(());
+    }
+    let mut message: Vec<_> =
+        found.iter().take(MAX_NAMED).map(|Offence { path, why }| format!("{path}: {why}")).collect();
+    if found.len() > MAX_NAMED {
+        message.push(format!("and {} more", found.len() - MAX_NAMED));
+    }
+    Err(NotApplied::Refused { reason: "UnsupportedField".to_owned(), message: message.join("; ") })
+}
+
+/// Looks for fields that refuse the pod.
+fn offences(spec: &Value) -> Vec<Offence> {
+    let mut found = Vec::new();
+    check(spec, "spec", POD_SPEC, &mut found);
+    found
+}
+
+fn check(value: &Value, path: &str, table: &[(&str, Verdict)], found: &mut Vec<Offence>) {
+    match value {
+        Value::Object(fields) => check_fields(fields, path, table, found),
+        Value::Array(items) => {
+            for (at, item) in items.iter().enumerate() {
+                check(item, &format!("{path}[{at}]"), table, found);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn check_fields(fields: &Map<String, Value>, path: &str, table: &[(&str, Verdict)], found: &mut Vec<Offence>) {
+    for (name, value) in fields.iter().filter(|(_, value)| is_set(value)) {
+        let path = format!("{path}.{name}");
+        let verdict = table.iter().find(|(field, _)| field == name).map(|(_, verdict)| *verdict);
+        match verdict {
+            Some(Mapped | Unconcerned(_)) => {}
+            Some(Refused(why)) => found.push(Offence { path, why }),
+            Some(Only(allowed, why)) => {
+                if !allowed.iter().any(|allowed| allows(*allowed, value)) {
+                    found.push(Offence { path, why });
+                }
+            }
+            Some(Table(table)) => check(value, &path, table, found),
+            Some(Names(names, why)) => {
+                let strange =
+                    value.as_object().into_iter().flatten().filter(|(name, _)| !names.contains(&name.as_str()));
+                found.extend(strange.map(|(name, _)| Offence { path: format!("{path}.{name}"), why }));
+            }
+            None => found.push(Offence { path, why: "this version does not know the field" }),
+        }
+    }
+}
+
+fn is_set(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::Array(items) => !items.is_empty(),
+        _ => true,
+    }
+}
+
+fn allows(allowed: Allowed, value: &Value) -> bool {
+    match allowed {
+        Bool(expected) => value.as_bool() == Some(expected),
+        Text(expected) => value.as_str() == Some(expected),
+        Name(expected) => value.get("name").and_then(Value::as_str) == Some(expected),
+        Type(expected) => value.get("type").and_then(Value::as_str) == Some(expected),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::core::v1;
+    use schemars::{JsonSchema, SchemaGenerator};
+    use serde_json::json;
+    use std::collections::BTreeSet;
+
+    /// The fields of a type, from the schema that is generated with the API's types.
+    fn fields_of<T: JsonSchema>() -> BTreeSet<String> {
+        let schema = T::json_schema(&mut SchemaGenerator::default());
+        let properties = schema.as_value().get("properties").and_then(Value::as_object);
+        properties.expect("an object").keys().cloned().collect()
+    }
+
+    #[track_caller]
+    fn covers<T: JsonSchema>(table: &[(&str, Verdict)]) {
+        let table_fields: BTreeSet<String> = table.iter().map(|(name, _)| (*name).to_owned()).collect();
+        assert_eq!(table_fields.len(), table.len(), "a field stands twice");
+        assert_eq!(table_fields, fields_of::<T>());
+    }
+
+    #[test]
+    fn every_field_of_the_api_stands_in_a_table() {
+        covers::<v1::PodSpec>(POD_SPEC);
+        covers::<v1::Container>(CONTAINER);
+        covers::<v1::Container>(INIT_CONTAINER);
+        covers::<v1::EnvVar>(ENV);
+        covers::<v1::EnvVarSource>(ENV_SOURCE);
+        covers::<v1::ContainerPort>(PORT);
+        covers::<v1::ResourceRequirements>(RESOURCES);
+        covers::<v1::SecurityContext>(SECURITY);
+        covers::<v1::PodSecurityContext>(POD_SECURITY);
+        covers::<v1::VolumeMount>(MOUNT);
+        covers::<v1::Volume>(VOLUME);
+        covers::<v1::EmptyDirVolumeSource>(EMPTY_DIR);
+        covers::<v1::ProjectedVolumeSource>(PROJECTED);
+        covers::<v1::VolumeProjection>(PROJECTION);
+    }
+
+    /// Each field that may refuse, with a value that does.
+    #[test]
+    fn refused_fields_are_named() {
+        let pod = |field: &str, value: Value| (json!({ field: value }), format!("spec.{field}"));
+        let container = |field: &str, value: Value| {
+            (json!({ "containers": [{}, { field: value }] }), format!("spec.containers[1].{field}"))
+        };
+        let mut cases = vec![
+            pod("dnsConfig", json!({})),
+            pod("dnsPolicy", json!("None")),
+            pod("hostAliases", json!([{}])),
+            pod("hostIPC", json!(true)),
+            pod("hostPID", json!(true)),
+            pod("hostUsers", json!(false)),
+            pod("hostnameOverride", json!("x")),
+            pod("os", json!({"name": "windows"})),
+            pod("resourceClaims", json!([{}])),
+            pod("resources", json!({})),
+            pod("runtimeClassName", json!("kata")),
+            pod("setHostnameAsFQDN", json!(true)),
+            pod("shareProcessNamespace", json!(true)),
+            container("lifecycle", json!({})),
+            container("livenessProbe", json!({})),
+            container("readinessProbe", json!({})),
+            container("startupProbe", json!({})),
+            container("restartPolicy", json!("Never")),
+            container("restartPolicyRules", json!([{}])),
+            container("stdin", json!(true)),
+            container("stdinOnce", json!(true)),
+            container("tty", json!(true)),
+            container("volumeDevices", json!([{}])),
+            (
+                json!({"initContainers": [{"restartPolicy": "OnFailure"}]}),
+                "spec.initContainers[0].restartPolicy".to_owned(),
+            ),
+            (
+                json!({"containers": [{"env": [{"valueFrom": {"fileKeyRef": {}}}]}]}),
+                "spec.containers[0].env[0].valueFrom.fileKeyRef".to_owned(),
+            ),
+            (
+                json!({"containers": [{"ports": [{"hostIP": "127.0.0.1"}]}]}),
+                "spec.containers[0].ports[0].hostIP".to_owned(),
+            ),
+            (
+                json!({"containers": [{"resources": {"limits": {"cpu": "1", "example.com/gpu": "1"}}}]}),
+                "spec.containers[0].resources.limits.example.com/gpu".to_owned(),
+            ),
+            (
+                json!({"containers": [{"resources": {"claims": [{}]}}]}),
+                "spec.containers[0].resources.claims".to_owned(),
+            ),
+            (json!({"volumes": [{"emptyDir": {"medium": "HugePages"}}]}), "spec.volumes[0].emptyDir.medium".to_owned()),
+            (
+                json!({"containers": [{"volumeMounts": [{"mountPropagation": "Bidirectional"}]}]}),
+                "spec.containers[0].volumeMounts[0].mountPropagation".to_owned(),
+            ),
+            (
+                json!({"containers": [{"volumeMounts": [{"recursiveReadOnly": "Enabled"}]}]}),
+                "spec.containers[0].volumeMounts[0].recursiveReadOnly".to_owned(),
+            ),
+            (
+                json!({"volumes": [{"projected": {"sources": [{"clusterTrustBundle": {}}]}}]}),
+                "spec.volumes[0].projected.sources[0].clusterTrustBundle".to_owned(),
+            ),
+            (
+                json!({"volumes": [{"projected": {"sources": [{"podCertificate": {}}]}}]}),
+                "spec.volumes[0].projected.sources[0].podCertificate".to_owned(),
+            ),
+        ];
+        for (field, value) in [
+            ("allowPrivilegeEscalation", json!(false)),
+            ("appArmorProfile", json!({"type": "RuntimeDefault"})),
+            ("capabilities", json!({"drop": ["ALL"]})),
+            ("privileged", json!(true)),
+            ("procMount", json!("Unmasked")),
+            ("readOnlyRootFilesystem", json!(true)),
+            ("seLinuxOptions", json!({})),
+            ("seccompProfile", json!({"type": "RuntimeDefault"})),
+            ("windowsOptions", json!({})),
+        ] {
+            cases.push((
+                json!({"containers": [{"securityContext": {field: value}}]}),
+                format!("spec.containers[0].securityContext.{field}"),
+            ));
+        }
+        for (field, value) in [
+            ("appArmorProfile", json!({"type": "Localhost"})),
+            ("seLinuxOptions", json!({})),
+            ("seccompProfile", json!({"type": "Localhost"})),
+            ("supplementalGroupsPolicy", json!("Strict")),
+            ("sysctls", json!([{}])),
+            ("windowsOptions", json!({})),
+        ] {
+            cases.push((json!({"securityContext": {field: value}}), format!("spec.securityContext.{field}")));
+        }
+        for (field, verdict) in VOLUME {
+            if let Refused(_) = verdict {
+                cases.push((json!({"volumes": [{*field: {}}]}), format!("spec.volumes[0].{field}")));
+            }
+        }
+        cases.push(pod("somethingNew", json!(1)));
+        for (spec, path) in cases {
+            let found: Vec<_> = offences(&spec).into_iter().map(|offence| offence.path).collect();
+            assert_eq!(found, [path], "{spec}");
+        }
+    }
+
+    #[test]
+    fn what_an_api_server_fills_in_is_accepted() {
+        let spec = json!({
+            "containers": [{
+                "name": "main", "image": "host", "imagePullPolicy": "IfNotPresent", "resources": {},
+                "terminationMessagePath": "/dev/termination-log", "terminationMessagePolicy": "File",
+                "ports": [{"containerPort": 80, "protocol": "TCP"}],
+                "volumeMounts": [{"name": "kube-api-access-x", "mountPath": "/var/run/secrets", "readOnly": true}],
+                "securityContext": {"privileged": false, "allowPrivilegeEscalation": true},
+                "livenessProbe": null,
+                "volumeDevices": [],
+            }],
+            "dnsPolicy": "ClusterFirst", "enableServiceLinks": true, "nodeName": "pi",
+            "preemptionPolicy": "PreemptLowerPriority", "priority": 0, "restartPolicy": "Always",
+            "schedulerName": "default-scheduler", "securityContext": {}, "serviceAccount": "default",
+            "serviceAccountName": "default", "terminationGracePeriodSeconds": 30,
+            "tolerations": [{"key": "node.kubernetes.io/not-ready", "operator": "Exists"}],
+            "hostPID": false, "hostIPC": false, "hostUsers": true,
+            "volumes": [{"name": "kube-api-access-x", "projected": {"defaultMode": 420, "sources": [
+                {"serviceAccountToken": {"path": "token", "expirationSeconds": 3607}},
+                {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
+                {"downwardAPI": {"items": [{"path": "namespace", "fieldRef": {"fieldPath": "metadata.namespace"}}]}},
+            ]}}],
+        });
+        assert_eq!(offences(&spec), []);
+    }
+}
