@@ -19,9 +19,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
-use tokio::task::{JoinError, JoinHandle};
+use tokio::task::JoinError;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 /// Encoded bytes for a client beyond which nothing more is encoded, and its own packets are not read.
 const OUT_HIGH_WATER: usize = 64 * 1024;
@@ -131,7 +132,7 @@ struct Opened {
     seat: Seat,
     generation: Generation,
     queue: mpsc::Receiver<Delivery>,
-    pump: JoinHandle<Ending>,
+    pump: AbortOnDropHandle<Ending>,
 }
 
 async fn open<S>(stream: &mut S, input: &mut BytesMut, shared: &Shared) -> Result<Opened, Turned>
@@ -162,7 +163,7 @@ where
     // Lanes are shared: what is for other devices ends here, before it can fill the queue.
     let concerns =
         move |message: &Message| device.as_deref().is_none_or(|name| acl.device(&message.topic) == Some(name));
-    let pump = tokio::spawn(pump(attachment, concerns, sender, budget));
+    let pump = AbortOnDropHandle::new(tokio::spawn(pump(attachment, concerns, sender, budget)));
     Ok(Opened { client_id, silence, grant, session, seat, generation, queue, pump })
 }
 
@@ -417,10 +418,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Running<S> {
             // If the router has no room within this time, its generation is about to be abandoned.
             tokio::time::timeout(GOODBYE, self.opened.generation.commands.send(command)).await.ok();
         }
-        // The client may be gone: the goodbye is a courtesy.
-        tokio::time::timeout(GOODBYE, say_goodbye(&mut self.writer, &self.output)).await.ok();
-        // Ends the pump's hold on the router before the seat is given up.
-        (&mut self.opened.pump).await.ok();
+        let listens = !matches!(
+            ending.reason,
+            Closed::SlowSubscriber | Closed::WriteStalled | Closed::Overrun | Closed::KeepAlive | Closed::Gone
+        );
+        if listens {
+            // The client may be gone all the same: the goodbye is a courtesy.
+            tokio::time::timeout(GOODBYE, say_goodbye(&mut self.writer, &self.output)).await.ok();
+        }
+        // The pump's place at the router is given up before the seat is. (A pump that has ended was perhaps what ended
+        // us, and must not be polled again.)
+        if !self.opened.pump.is_finished() {
+            (&mut self.opened.pump).await.ok();
+        }
         ending
     }
 }

@@ -286,3 +286,7 @@ fn inner_qos(qos: QoS) -> QoS {
         other => other,
     }
 }
+
+#[cfg(test)]
+#[path = "session_tests.rs"]
+mod tests;

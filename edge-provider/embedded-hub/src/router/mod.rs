@@ -22,3 +22,6 @@ pub(crate) use envelope::Lane;
 pub(crate) use keeper::Command;
 pub(crate) use pump::{Delivery, pump};
 pub(crate) use supervisor::{Generation, Supervisor};
+
+#[cfg(test)]
+mod tests;
