@@ -1,0 +1,10 @@
+//! Nodes: Node objects, their conditions, and their Leases.
+//!
+//! [`task`] owns what is known of each node and decides when to look after which; [`register`] and [`lease`] carry it out
+//! against the API server; [`object`] and [`conditions`] are the decisions.
+
+pub(crate) mod conditions;
+pub(crate) mod lease;
+pub(crate) mod object;
+pub(crate) mod register;
+pub(crate) mod task;
