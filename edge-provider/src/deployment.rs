@@ -1,15 +1,28 @@
 //! From a pod to an edge deployment: resolve every reference, then translate every field.
+//!
+//! [`fields`] says what becomes of each field, [`references`] what a pod refers to, [`resolve`] reads that, and
+//! [`translate`] makes the edge deployment. Only [`resolve`] talks to anybody.
 
 mod fields;
+mod quantity;
+mod references;
 mod resolve;
+mod shelf;
+mod subject;
+mod translate;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use hawser_wire::ContentHash;
 use hawser_wire::desired::ObjectRef;
+use hawser_wire::limits::MAX_OBJECT;
 use k8s_openapi::api::core::v1::Pod;
-use virtual_node::provider::NotApplied;
+use virtual_node::provider::{NotApplied, Waiting};
+
+use references::Wanted;
+use subject::Subject;
+use translate::Translation;
 
 pub use resolve::{References, ReferencesConfig};
 
@@ -53,9 +66,47 @@ pub struct Notice {
 }
 
 /// Makes of `pod` what its device is to run. Every reference is read by name; nothing is listed or watched.
+///
+/// A pod that already runs is prepared like any other: that it must not be stopped because something it refers to is
+/// missing now is the caller's to see to.
 pub async fn prepare(references: &References, pod: &Pod) -> Result<Prepared, NotApplied> {
-    let spec = pod.spec.as_ref().and_then(|spec| serde_json::to_value(spec).ok()).unwrap_or_default();
+    let subject = Subject::of(pod)?;
+    let spec = serde_json::to_value(subject.spec)
+        .map_err(|error| NotApplied::Unavailable { message: format!("reading the pod's spec: {error}") })?;
     fields::refuse_offences(&spec)?;
-    references.reach().await?;
-    Err(NotApplied::Unavailable { message: "references cannot be resolved yet".to_owned() })
+    let wanted = references::wanted(subject.spec);
+    let fetched = references.fetch(&subject, &wanted).await?;
+    let translation = translate::translate(&subject, &fetched)?;
+    finish(&subject, translation, again(references.config().refresh, &subject, &wanted, fetched.rotate))
+}
+
+/// When to look again: soon if an object can have changed, else when a token wants rotation.
+fn again(refresh: Duration, pod: &Subject<'_>, wanted: &Wanted, rotate: Option<Duration>) -> Option<Duration> {
+    let objects = !wanted.config_maps.is_empty() || !wanted.secrets.is_empty();
+    // Three quarters to five quarters, by UID: pods that were created together do not ask together for ever.
+    let place = u32::from(ContentHash::of(pod.uid.as_str().as_bytes()).0[0]);
+    let spread = refresh * (384 + place) / 512;
+    objects.then_some(spread).into_iter().chain(rotate).min()
+}
+
+fn finish(pod: &Subject<'_>, translation: Translation, again: Option<Duration>) -> Result<Prepared, NotApplied> {
+    let Translation { deployment, blobs, notices } = translation;
+    let deployment = Object::new(hawser_wire::encode(&deployment));
+    let blobs: Vec<Object> = blobs.into_values().collect();
+    let total = blobs.iter().map(|blob| blob.reference.len).sum::<u64>() + deployment.reference.len;
+    if total > MAX_OBJECT {
+        let message = format!(
+            "the pod and the files of its ConfigMaps and Secrets have {total} bytes, and a device takes {MAX_OBJECT}; mount fewer or smaller ones"
+        );
+        // A ConfigMap that grew is no reason to declare a running pod failed.
+        return Err(match pod.runs() {
+            true => NotApplied::Waiting(Waiting {
+                containers: Vec::new(),
+                event_reason: "FailedMount".to_owned(),
+                event_message: message,
+            }),
+            false => NotApplied::Refused { reason: "TooLarge".to_owned(), message },
+        });
+    }
+    Ok(Prepared { deployment, blobs, again, notices })
 }

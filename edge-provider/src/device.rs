@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 pub const DEVICE_TAINT: &str = "hawser.dev/device";
 
 /// What the operator says about a device.
+#[expect(clippy::duplicated_attributes, reason = "each printer column is one attribute of the same form")]
 #[derive(CustomResource, Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "hawser.dev",

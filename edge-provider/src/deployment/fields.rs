@@ -106,7 +106,7 @@ pub(crate) const CONTAINER: &[(&str, Verdict)] = &[
     ("args", Mapped),
     ("command", Mapped),
     ("env", Table(ENV)),
-    ("envFrom", Mapped),
+    ("envFrom", Table(ENV_FROM)),
     ("image", Mapped),
     ("imagePullPolicy", Mapped),
     ("lifecycle", Refused("a device does not run lifecycle hooks yet")),
@@ -148,12 +148,25 @@ pub(crate) const INIT_CONTAINER: &[(&str, Verdict)] = &{
 pub(crate) const ENV: &[(&str, Verdict)] = &[("name", Mapped), ("value", Mapped), ("valueFrom", Table(ENV_SOURCE))];
 
 pub(crate) const ENV_SOURCE: &[(&str, Verdict)] = &[
-    ("configMapKeyRef", Mapped),
-    ("fieldRef", Mapped),
+    ("configMapKeyRef", Table(KEY_SELECTOR)),
+    ("fieldRef", Table(FIELD_SELECTOR)),
     ("fileKeyRef", Refused("a device does not read variables from files of volumes yet")),
-    ("resourceFieldRef", Mapped),
-    ("secretKeyRef", Mapped),
+    ("resourceFieldRef", Table(RESOURCE_SELECTOR)),
+    ("secretKeyRef", Table(KEY_SELECTOR)),
 ];
+
+pub(crate) const ENV_FROM: &[(&str, Verdict)] =
+    &[("configMapRef", Table(ENV_FROM_SOURCE)), ("prefix", Mapped), ("secretRef", Table(ENV_FROM_SOURCE))];
+
+pub(crate) const ENV_FROM_SOURCE: &[(&str, Verdict)] = &[("name", Mapped), ("optional", Mapped)];
+
+pub(crate) const KEY_SELECTOR: &[(&str, Verdict)] = &[("key", Mapped), ("name", Mapped), ("optional", Mapped)];
+
+pub(crate) const FIELD_SELECTOR: &[(&str, Verdict)] =
+    &[("apiVersion", Only(&[Text("v1")], "there is only version v1 of pods")), ("fieldPath", Mapped)];
+
+pub(crate) const RESOURCE_SELECTOR: &[(&str, Verdict)] =
+    &[("containerName", Mapped), ("divisor", Mapped), ("resource", Mapped)];
 
 pub(crate) const PORT: &[(&str, Verdict)] = &[
     ("containerPort", Unconcerned("it informs people; nothing is opened or closed by it")),
@@ -167,7 +180,8 @@ pub(crate) const PORT: &[(&str, Verdict)] = &[
 pub(crate) const RESOURCES: &[(&str, Verdict)] = &[
     ("claims", Refused("a device does not take part in dynamic resource allocation")),
     ("limits", Names(&["cpu", "memory"], "a device limits cpu and memory only")),
-    ("requests", SCHEDULER),
+    // cpu and memory; what else is requested concerned the scheduler.
+    ("requests", Mapped),
 ];
 
 pub(crate) const SECURITY: &[(&str, Verdict)] = &[
@@ -217,9 +231,9 @@ pub(crate) const VOLUME: &[(&str, Verdict)] = &[
     ("azureFile", STORAGE),
     ("cephfs", STORAGE),
     ("cinder", STORAGE),
-    ("configMap", Mapped),
+    ("configMap", Table(CONFIG_MAP_VOLUME)),
     ("csi", STORAGE),
-    ("downwardAPI", Mapped),
+    ("downwardAPI", Table(DOWNWARD_VOLUME)),
     ("emptyDir", Table(EMPTY_DIR)),
     ("ephemeral", STORAGE),
     ("fc", STORAGE),
@@ -240,10 +254,27 @@ pub(crate) const VOLUME: &[(&str, Verdict)] = &[
     ("quobyte", STORAGE),
     ("rbd", STORAGE),
     ("scaleIO", STORAGE),
-    ("secret", Mapped),
+    ("secret", Table(SECRET_VOLUME)),
     ("storageos", STORAGE),
     ("vsphereVolume", STORAGE),
 ];
+
+pub(crate) const CONFIG_MAP_VOLUME: &[(&str, Verdict)] =
+    &[("defaultMode", Mapped), ("items", Table(KEY_TO_PATH)), ("name", Mapped), ("optional", Mapped)];
+
+pub(crate) const SECRET_VOLUME: &[(&str, Verdict)] =
+    &[("defaultMode", Mapped), ("items", Table(KEY_TO_PATH)), ("optional", Mapped), ("secretName", Mapped)];
+
+pub(crate) const DOWNWARD_VOLUME: &[(&str, Verdict)] = &[("defaultMode", Mapped), ("items", Table(DOWNWARD_FILE))];
+
+pub(crate) const DOWNWARD_FILE: &[(&str, Verdict)] = &[
+    ("fieldRef", Table(FIELD_SELECTOR)),
+    ("mode", Mapped),
+    ("path", Mapped),
+    ("resourceFieldRef", Table(RESOURCE_SELECTOR)),
+];
+
+pub(crate) const KEY_TO_PATH: &[(&str, Verdict)] = &[("key", Mapped), ("mode", Mapped), ("path", Mapped)];
 
 pub(crate) const EMPTY_DIR: &[(&str, Verdict)] =
     &[("medium", Only(&[Text(""), Text("Memory")], "a device has disk and memory only")), ("sizeLimit", Mapped)];
@@ -252,12 +283,20 @@ pub(crate) const PROJECTED: &[(&str, Verdict)] = &[("defaultMode", Mapped), ("so
 
 pub(crate) const PROJECTION: &[(&str, Verdict)] = &[
     ("clusterTrustBundle", Refused("the bridge does not read trust bundles yet")),
-    ("configMap", Mapped),
-    ("downwardAPI", Mapped),
+    ("configMap", Table(KEYS_PROJECTION)),
+    ("downwardAPI", Table(DOWNWARD_PROJECTION)),
     ("podCertificate", Refused("the bridge does not request pod certificates yet")),
-    ("secret", Mapped),
-    ("serviceAccountToken", Mapped),
+    ("secret", Table(KEYS_PROJECTION)),
+    ("serviceAccountToken", Table(TOKEN_PROJECTION)),
 ];
+
+pub(crate) const KEYS_PROJECTION: &[(&str, Verdict)] =
+    &[("items", Table(KEY_TO_PATH)), ("name", Mapped), ("optional", Mapped)];
+
+pub(crate) const DOWNWARD_PROJECTION: &[(&str, Verdict)] = &[("items", Table(DOWNWARD_FILE))];
+
+pub(crate) const TOKEN_PROJECTION: &[(&str, Verdict)] =
+    &[("audience", Mapped), ("expirationSeconds", Mapped), ("path", Mapped)];
 
 /// How many offences are named; the rest is counted. An Event holds 1,024 characters.
 const MAX_NAMED: usize = 5;
@@ -373,6 +412,22 @@ mod tests {
         covers::<v1::EmptyDirVolumeSource>(EMPTY_DIR);
         covers::<v1::ProjectedVolumeSource>(PROJECTED);
         covers::<v1::VolumeProjection>(PROJECTION);
+        covers::<v1::EnvFromSource>(ENV_FROM);
+        covers::<v1::ConfigMapEnvSource>(ENV_FROM_SOURCE);
+        covers::<v1::SecretEnvSource>(ENV_FROM_SOURCE);
+        covers::<v1::ConfigMapKeySelector>(KEY_SELECTOR);
+        covers::<v1::SecretKeySelector>(KEY_SELECTOR);
+        covers::<v1::ObjectFieldSelector>(FIELD_SELECTOR);
+        covers::<v1::ResourceFieldSelector>(RESOURCE_SELECTOR);
+        covers::<v1::ConfigMapVolumeSource>(CONFIG_MAP_VOLUME);
+        covers::<v1::SecretVolumeSource>(SECRET_VOLUME);
+        covers::<v1::DownwardAPIVolumeSource>(DOWNWARD_VOLUME);
+        covers::<v1::DownwardAPIVolumeFile>(DOWNWARD_FILE);
+        covers::<v1::KeyToPath>(KEY_TO_PATH);
+        covers::<v1::ConfigMapProjection>(KEYS_PROJECTION);
+        covers::<v1::SecretProjection>(KEYS_PROJECTION);
+        covers::<v1::DownwardAPIProjection>(DOWNWARD_PROJECTION);
+        covers::<v1::ServiceAccountTokenProjection>(TOKEN_PROJECTION);
     }
 
     /// Each field that may refuse, with a value that does.
@@ -413,6 +468,14 @@ mod tests {
             (
                 json!({"containers": [{"env": [{"valueFrom": {"fileKeyRef": {}}}]}]}),
                 "spec.containers[0].env[0].valueFrom.fileKeyRef".to_owned(),
+            ),
+            (
+                json!({"containers": [{"env": [{"valueFrom": {"fieldRef": {"apiVersion": "v2"}}}]}]}),
+                "spec.containers[0].env[0].valueFrom.fieldRef.apiVersion".to_owned(),
+            ),
+            (
+                json!({"volumes": [{"configMap": {"items": [{"somethingNew": 1}]}}]}),
+                "spec.volumes[0].configMap.items[0].somethingNew".to_owned(),
             ),
             (
                 json!({"containers": [{"ports": [{"hostIP": "127.0.0.1"}]}]}),
@@ -480,6 +543,24 @@ mod tests {
             let found: Vec<_> = offences(&spec).into_iter().map(|offence| offence.path).collect();
             assert_eq!(found, [path], "{spec}");
         }
+    }
+
+    #[test]
+    fn many_offences_are_named_up_to_five() {
+        let refused = |count: usize| {
+            let containers: Vec<_> = (0..count).map(|_| json!({"tty": true})).collect();
+            match refuse_offences(&json!({ "containers": containers })) {
+                Err(NotApplied::Refused { reason, message }) => (reason, message),
+                other => panic!("{other:?}"),
+            }
+        };
+        let (reason, one) = refused(1);
+        assert_eq!(reason, "UnsupportedField");
+        assert_eq!(one, "spec.containers[0].tty: a device does not attach to workloads yet");
+        assert_eq!(refused(5).1.matches("spec.containers").count(), 5);
+        assert!(!refused(5).1.contains("more"));
+        assert!(refused(7).1.ends_with("; and 2 more"));
+        assert_eq!(refuse_offences(&json!({"containers": []})), Ok(()));
     }
 
     #[test]

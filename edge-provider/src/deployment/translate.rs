@@ -1,0 +1,331 @@
+//! From a pod and what it refers to, to an edge deployment. Pure.
+//!
+//! What a field means is what a kubelet makes of it, and where something is missing the words are a kubelet's, because
+//! people and tools look for them.
+
+mod downward;
+mod environment;
+mod volumes;
+
+use std::collections::BTreeMap;
+
+use hawser_wire::ContentHash;
+use hawser_wire::deployment::{Container, EdgeDeployment, Mount, PullPolicy, Resources, RestartPolicy, User};
+use k8s_openapi::api::core::v1::{self, PodSpec};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use virtual_node::provider::{ContainerWaiting, NotApplied, Waiting};
+
+use super::quantity;
+use super::references::{Fetched, containers, mounted_volumes};
+use super::subject::Subject;
+use super::{Notice, Object};
+
+/// What a pod becomes.
+#[derive(Debug)]
+pub(crate) struct Translation {
+    pub(crate) deployment: EdgeDeployment,
+    pub(crate) blobs: BTreeMap<ContentHash, Object>,
+    pub(crate) notices: Vec<Notice>,
+}
+
+/// Why a part of a pod cannot be translated.
+#[derive(Debug, PartialEq, Eq)]
+enum Problem {
+    /// Something is missing that may come, in a kubelet's words.
+    Waits(String),
+    /// It can never be, naming the field.
+    Refused(String),
+}
+
+type Translated<T> = Result<T, Problem>;
+
+/// Where a container stands in the spec, e.g. `spec.containers[0]`, and what is special about it.
+struct Place<'p> {
+    path: String,
+    container: &'p v1::Container,
+    init: bool,
+}
+
+/// Translates a pod whose fields have all been looked at.
+pub(crate) fn translate(pod: &Subject<'_>, fetched: &Fetched) -> Result<Translation, NotApplied> {
+    let mut problems = Problems::default();
+    let spec = pod.spec;
+
+    let mut blobs = BTreeMap::new();
+    let mut all_volumes = Vec::new();
+    for volume in mounted_volumes(spec) {
+        match volumes::volume(pod, volume, fetched, &mut blobs) {
+            Ok(volume) => all_volumes.push(volume),
+            Err(problem) => problems.volume(&volume.name, problem),
+        }
+    }
+
+    let (mut init_containers, mut main_containers) = (Vec::new(), Vec::new());
+    for place in places(spec) {
+        let list = if place.init { &mut init_containers } else { &mut main_containers };
+        match container(pod, &place, fetched) {
+            Ok(container) => list.push(container),
+            Err(problem) => problems.container(&place.container.name, problem),
+        }
+    }
+
+    let settings = pod_settings(pod).unwrap_or_else(|problem| {
+        problems.pod(problem);
+        PodSettings::default()
+    });
+    problems.verdict()?;
+    let deployment = EdgeDeployment {
+        uid: pod.uid.clone(),
+        namespace: pod.namespace.to_owned(),
+        name: pod.name.to_owned(),
+        restart_policy: match spec.restart_policy.as_deref() {
+            Some("Never") => RestartPolicy::Never,
+            Some("OnFailure") => RestartPolicy::OnFailure,
+            _ => RestartPolicy::Always,
+        },
+        grace_seconds: clamp(spec.termination_grace_period_seconds.unwrap_or(30)),
+        active_deadline_seconds: spec.active_deadline_seconds.and_then(|seconds| u64::try_from(seconds).ok()),
+        init_containers,
+        containers: main_containers,
+        volumes: all_volumes,
+        hostname: hostname(pod),
+        host_network: host_network(spec),
+        fs_group: settings.fs_group,
+        supplemental_groups: settings.supplemental_groups,
+    };
+    Ok(Translation { deployment, blobs, notices: notices(spec) })
+}
+
+/// What went wrong anywhere in the pod.
+#[derive(Default)]
+struct Problems {
+    refused: Vec<String>,
+    mounts: Vec<String>,
+    containers: Vec<ContainerWaiting>,
+}
+
+impl Problems {
+    fn volume(&mut self, volume: &str, problem: Problem) {
+        match problem {
+            Problem::Waits(words) => {
+                self.mounts.push(format!("MountVolume.SetUp failed for volume \"{volume}\" : {words}"));
+            }
+            Problem::Refused(words) => self.refused.push(words),
+        }
+    }
+
+    fn container(&mut self, container: &str, problem: Problem) {
+        match problem {
+            Problem::Waits(message) => self.containers.push(ContainerWaiting {
+                container: container.to_owned(),
+                reason: "CreateContainerConfigError".to_owned(),
+                message,
+            }),
+            Problem::Refused(words) => self.refused.push(words),
+        }
+    }
+
+    fn pod(&mut self, problem: Problem) {
+        let (Problem::Waits(words) | Problem::Refused(words)) = problem;
+        self.refused.push(words);
+    }
+
+    // A kubelet mounts volumes before it looks at any container, so a missing volume hides a missing variable.
+    fn verdict(self) -> Result<(), NotApplied> {
+        let Self { refused, mounts, containers } = self;
+        if !refused.is_empty() {
+            return Err(NotApplied::Refused { reason: "UnsupportedField".to_owned(), message: refused.join("; ") });
+        }
+        if let Some(event_message) = mounts.into_iter().next() {
+            let event_reason = "FailedMount".to_owned();
+            return Err(NotApplied::Waiting(Waiting { containers: Vec::new(), event_reason, event_message }));
+        }
+        if let Some(first) = containers.first() {
+            let event_message = format!("Error: {}", first.message);
+            return Err(NotApplied::Waiting(Waiting { event_reason: "Failed".to_owned(), event_message, containers }));
+        }
+        Ok(())
+    }
+}
+
+fn places(spec: &PodSpec) -> impl Iterator<Item = Place<'_>> {
+    let init_count = spec.init_containers.as_ref().map_or(0, Vec::len);
+    containers(spec).enumerate().map(move |(at, container)| {
+        let init = at < init_count;
+        let path = match init {
+            true => format!("spec.initContainers[{at}]"),
+            false => format!("spec.containers[{}]", at - init_count),
+        };
+        Place { path, container, init }
+    })
+}
+
+fn container(pod: &Subject<'_>, place: &Place<'_>, fetched: &Fetched) -> Translated<Container> {
+    let Place { path, container, init } = place;
+    check_ports(pod.spec, place)?;
+    Ok(Container {
+        name: container.name.clone(),
+        image: container.image.clone().unwrap_or_default(),
+        pull_policy: pull_policy(container),
+        command: container.command.clone().unwrap_or_default(),
+        args: container.args.clone().unwrap_or_default(),
+        working_dir: container.working_dir.clone().filter(|dir| !dir.is_empty()),
+        mounts: mounts(pod.spec, place)?,
+        resources: resources(container, path)?,
+        sidecar: *init && container.restart_policy.as_deref() == Some("Always"),
+        user: user(pod, place)?,
+        termination_message_path: match container.termination_message_path.as_deref() {
+            None | Some("") => "/dev/termination-log".to_owned(),
+            Some(path) => path.to_owned(),
+        },
+        termination_message_from_logs: container.termination_message_policy.as_deref() == Some("FallbackToLogsOnError"),
+        env: environment::environment(pod, place, fetched)?,
+    })
+}
+
+fn pull_policy(container: &v1::Container) -> PullPolicy {
+    match container.image_pull_policy.as_deref() {
+        Some("Always") => PullPolicy::Always,
+        Some("Never") => PullPolicy::Never,
+        _ => PullPolicy::IfNotPresent,
+    }
+}
+
+/// A port of the host that is the container's own is what the host's network gives anyway.
+fn check_ports(spec: &PodSpec, place: &Place<'_>) -> Translated<()> {
+    for (at, port) in place.container.ports.iter().flatten().enumerate() {
+        let mapped = port.host_port.filter(|host| *host != 0);
+        if mapped.is_some_and(|host| !host_network(spec) || host != port.container_port) {
+            return Err(Problem::Refused(format!(
+                "{}.ports[{at}].hostPort: a device does not map ports yet; use hostNetwork and the same containerPort",
+                place.path
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn mounts(spec: &PodSpec, place: &Place<'_>) -> Translated<Vec<Mount>> {
+    let mounts = place.container.volume_mounts.iter().flatten().enumerate();
+    mounts.map(|(at, mount)| self::mount(spec, mount, &format!("{}.volumeMounts[{at}]", place.path))).collect()
+}
+
+fn mount(spec: &PodSpec, mount: &v1::VolumeMount, path: &str) -> Translated<Mount> {
+    if !spec.volumes.iter().flatten().any(|volume| volume.name == mount.name) {
+        return Err(Problem::Refused(format!("{path}.name: there is no volume `{}`", mount.name)));
+    }
+    let expression = mount.sub_path_expr.clone().filter(|text| !text.is_empty());
+    Ok(Mount {
+        volume: mount.name.clone(),
+        path: mount.mount_path.clone(),
+        read_only: mount.read_only.unwrap_or(false),
+        sub_path_expr: expression.is_some(),
+        sub_path: expression.or_else(|| mount.sub_path.clone().filter(|text| !text.is_empty())),
+    })
+}
+
+fn resources(container: &v1::Container, path: &str) -> Translated<Resources> {
+    let Some(resources) = &container.resources else { return Ok(Resources::default()) };
+    let read = |list: &Option<BTreeMap<String, Quantity>>,
+                field: &str,
+                name: &str,
+                parse: fn(&str) -> Result<u64, quantity::InvalidQuantity>| {
+        let found = list.as_ref().and_then(|list| list.get(name));
+        found
+            .map(|quantity| parse(&quantity.0))
+            .transpose()
+            .map_err(|error| Problem::Refused(format!("{path}.resources.{field}.{name}: {error}")))
+    };
+    let cpu_limit_millis = read(&resources.limits, "limits", "cpu", quantity::millis)?;
+    let memory_limit_bytes = read(&resources.limits, "limits", "memory", quantity::units)?;
+    Ok(Resources {
+        cpu_request_millis: read(&resources.requests, "requests", "cpu", quantity::millis)?.or(cpu_limit_millis),
+        memory_request_bytes: read(&resources.requests, "requests", "memory", quantity::units)?.or(memory_limit_bytes),
+        cpu_limit_millis,
+        memory_limit_bytes,
+    })
+}
+
+/// What the container says about its user, else what the pod says.
+fn user(pod: &Subject<'_>, place: &Place<'_>) -> Translated<User> {
+    let own = place.container.security_context.as_ref();
+    let shared = pod.spec.security_context.as_ref();
+    let uid = effective_user(pod.spec, place.container);
+    let gid = own.and_then(|own| own.run_as_group).or(shared.and_then(|shared| shared.run_as_group));
+    let non_root =
+        own.and_then(|own| own.run_as_non_root).or(shared.and_then(|shared| shared.run_as_non_root)).unwrap_or(false);
+    if non_root && uid == Some(0) {
+        return Err(Problem::Waits(format!(
+            "container's runAsUser breaks non-root policy (pod: \"{}_{}({})\", container: {})",
+            pod.name, pod.namespace, pod.uid, place.container.name
+        )));
+    }
+    let field = |name: &str| format!("{}.securityContext.{name}", place.path);
+    Ok(User { uid: id(uid, &field("runAsUser"))?, gid: id(gid, &field("runAsGroup"))?, non_root })
+}
+
+fn effective_user(spec: &PodSpec, container: &v1::Container) -> Option<i64> {
+    let own = container.security_context.as_ref().and_then(|own| own.run_as_user);
+    own.or(spec.security_context.as_ref().and_then(|shared| shared.run_as_user))
+}
+
+/// The user of all containers, if they have one and the same.
+fn common_user(spec: &PodSpec) -> Option<i64> {
+    let mut users = containers(spec).map(|container| effective_user(spec, container));
+    let first = users.next()??;
+    users.all(|user| user == Some(first)).then_some(first)
+}
+
+#[derive(Default)]
+struct PodSettings {
+    fs_group: Option<u32>,
+    supplemental_groups: Vec<u32>,
+}
+
+fn pod_settings(pod: &Subject<'_>) -> Translated<PodSettings> {
+    let Some(context) = &pod.spec.security_context else { return Ok(PodSettings::default()) };
+    let groups = context.supplemental_groups.iter().flatten();
+    Ok(PodSettings {
+        fs_group: id(context.fs_group, "spec.securityContext.fsGroup")?,
+        supplemental_groups: groups
+            .filter_map(|group| id(Some(*group), "spec.securityContext.supplementalGroups").transpose())
+            .collect::<Translated<_>>()?,
+    })
+}
+
+fn id(id: Option<i64>, path: &str) -> Translated<Option<u32>> {
+    id.map(u32::try_from).transpose().map_err(|_| Problem::Refused(format!("{path}: expected 0 to {}", u32::MAX)))
+}
+
+fn host_network(spec: &PodSpec) -> bool {
+    spec.host_network.unwrap_or(false)
+}
+
+/// The longest host name that Linux takes.
+const MAX_HOSTNAME: usize = 63;
+
+fn hostname(pod: &Subject<'_>) -> Option<String> {
+    if host_network(pod.spec) {
+        return None;
+    }
+    let name = pod.spec.hostname.as_deref().filter(|name| !name.is_empty()).unwrap_or(pod.name);
+    let end = name.char_indices().nth(MAX_HOSTNAME).map_or(name.len(), |(at, _)| at);
+    Some(if end == name.len() { name } else { name[..end].trim_end_matches(['-', '.']) }.to_owned())
+}
+
+fn notices(spec: &PodSpec) -> Vec<Notice> {
+    let ephemeral = spec.ephemeral_containers.iter().flatten();
+    ephemeral
+        .map(|container| Notice {
+            reason: "UnsupportedField".to_owned(),
+            message: format!(
+                "spec.ephemeralContainers: `{}` is not started, a device does not run ephemeral containers yet; the pod goes on without it",
+                container.name
+            ),
+        })
+        .collect()
+}
+
+fn clamp(seconds: i64) -> u32 {
+    u32::try_from(seconds.max(0)).unwrap_or(u32::MAX)
+}
