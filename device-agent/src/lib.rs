@@ -2,3 +2,5 @@
 
 pub mod desired;
 pub mod ledger;
+pub mod runtime;
+pub mod workloads;

@@ -1,0 +1,265 @@
+//! What runs containers on the device, behind one trait.
+//!
+//! A runtime knows nothing about restart policies, order or deadlines: it makes a place for a pod, starts one container
+//! when told, says when it ended, and removes what is left. Everything that decides is in
+//! [`lifecycle`](crate::workloads::lifecycle).
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hawser_wire::PodUid;
+use hawser_wire::deployment::EdgeDeployment;
+use serde::{Deserialize, Serialize};
+
+pub mod scripted;
+
+/// Runs containers.
+///
+/// # Expected flow
+///
+/// After the start of the agent: [`inventory`](Self::inventory), once. Then for each pod
+/// [`prepare`](Self::prepare), for each container [`start`](Self::start) and [`ended`](Self::ended), now and then
+/// [`signal`](Self::signal), [`remove`](Self::remove) for attempts that nobody can ask about any more, and at the very
+/// end [`remove_pod`](Self::remove_pod).
+///
+/// # What a runtime guarantees
+///
+/// - **Every operation is idempotent.** The agent may die between any two steps and repeats what it is not sure of.
+/// - **A container id is started at most once.** [`ContainerId`] is deterministic (pod, container, attempt). `start` of
+///   an id that was started before, by whichever agent process, changes nothing and returns `Ok`: how it is comes from
+///   `ended`.
+/// - **Containers outlive the agent.** Nothing a runtime does when it is dropped, and no death of the agent, touches
+///   them.
+/// - **An exit is told exactly, as often as asked.** `ended` resolves with the same [`Exit`] until the container is
+///   removed, even if the container ended while no agent ran.
+/// - **No orphans.** When `ended` has resolved, no process of the container is left.
+/// - **`remove_pod` leaves nothing**: no process, no file, no mount.
+///
+/// # What a runtime may assume
+///
+/// - All calls for one container id are made by one owner, one after another, except that `ended` is pending meanwhile.
+/// - `prepare` has succeeded before the first `start`, and may be called again at any time with changed volumes.
+///
+/// # Caveats
+///
+/// - Futures may be dropped at any time; the operation then may or may not have happened (see idempotence).
+/// - A failed operation is tried again by the caller with back-off, so implementations do not retry.
+pub trait Runtime: Send + Sync + 'static {
+    /// How container ids of this runtime begin: `process` in `process://…`.
+    fn scheme(&self) -> &'static str;
+
+    /// A name of the life that containers live in. When it differs from an earlier one, everything that ran then is
+    /// gone (for processes: the kernel's boot id).
+    fn epoch(&self) -> String;
+
+    /// Whether `container` can never run here, and why. Pure, and asked before every start.
+    fn refuse(&self, pod: &EdgeDeployment, container: &hawser_wire::deployment::Container) -> Option<Refusal>;
+
+    /// Everything of ours that runs, or has run and was not removed.
+    fn inventory(&self) -> impl Future<Output = Result<Vec<Found>, RuntimeError>> + Send;
+
+    /// Makes the pod's place and brings its volumes up to date. Changed files reach running containers.
+    fn prepare(&self, pod: PodSetup) -> impl Future<Output = Result<PodReady, RuntimeError>> + Send;
+
+    /// Starts a container.
+    fn start(&self, start: ContainerStart) -> impl Future<Output = Result<(), StartError>> + Send;
+
+    /// Resolves when the container has ended and everything of it has been swept up. A container that was never
+    /// started, or of which all traces are lost, has ended as [`Exit::lost`].
+    fn ended(&self, id: ContainerId) -> impl Future<Output = Exit> + Send;
+
+    /// Sends a signal to everything in the container. `Ok` if it has ended already.
+    fn signal(&self, id: ContainerId, signal: Signal) -> impl Future<Output = Result<(), RuntimeError>> + Send;
+
+    /// Removes what is left of a container that has ended.
+    fn remove(&self, id: ContainerId) -> impl Future<Output = Result<(), RuntimeError>> + Send;
+
+    /// Kills what still runs of a pod and removes everything that is left of it.
+    fn remove_pod(&self, uid: PodUid) -> impl Future<Output = Result<(), RuntimeError>> + Send;
+
+    /// The file to which the container's output is written now, in the CRI log format; older parts have a number
+    /// appended.
+    fn log(&self, id: &ContainerId) -> Option<PathBuf>;
+}
+
+/// One start of one container of one pod.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ContainerId {
+    /// The pod.
+    pub pod: PodUid,
+    /// The container's name.
+    pub name: String,
+    /// 0 for the first start; the container's restart count.
+    pub attempt: u32,
+}
+
+impl fmt::Display for ContainerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}-{}", self.pod, self.name, self.attempt)
+    }
+}
+
+/// A container that the runtime knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Which one.
+    pub id: ContainerId,
+    /// How it is.
+    pub state: FoundState,
+}
+
+/// How a container is that the runtime knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FoundState {
+    /// It runs, or ends in this moment.
+    Running {
+        /// How long ago it was started.
+        started_ago: Duration,
+    },
+    /// It has ended.
+    Ended(Exit),
+}
+
+/// How a container ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// The exit code; 128 + signal if a signal ended it.
+    pub code: i32,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+    /// What ended it.
+    pub cause: ExitCause,
+    /// The termination message.
+    pub message: Option<String>,
+    /// How long it ran, if that is known.
+    pub ran: Option<Duration>,
+    /// How long ago it ended, if that is known.
+    pub ago: Option<Duration>,
+}
+
+/// What ended a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ExitCause {
+    /// It ended by itself, or by a signal.
+    Own,
+    /// It used more memory than it may.
+    OutOfMemory,
+    /// It could not be started at all.
+    Start,
+    /// Nobody saw how it ended: the device was restarted, or what watched over it was killed.
+    Lost,
+}
+
+impl Exit {
+    /// The exit of a container whose end nobody saw, as a kubelet puts it.
+    pub fn lost(why: &str) -> Self {
+        Self { code: 137, signal: None, cause: ExitCause::Lost, message: Some(why.to_owned()), ran: None, ago: None }
+    }
+}
+
+/// What a container is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    /// Please end.
+    Term,
+    /// End.
+    Kill,
+}
+
+/// The place of a pod.
+#[derive(Debug, Clone)]
+pub struct PodSetup {
+    /// The pod.
+    pub uid: PodUid,
+    /// What it is to be.
+    pub spec: Arc<EdgeDeployment>,
+    /// The content of all volumes of files, resolved, by volume name.
+    pub files: BTreeMap<String, Vec<VolumeFile>>,
+}
+
+/// One file of a volume, resolved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeFile {
+    /// Its path below the volume.
+    pub path: String,
+    /// Its permission bits.
+    pub mode: u32,
+    /// Its content.
+    pub content: Arc<[u8]>,
+}
+
+/// What became of [`Runtime::prepare`].
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PodReady {
+    /// The pod's own addresses; `None`: it shares the device's.
+    pub addresses: Option<Vec<String>>,
+}
+
+/// What [`Runtime::start`] is to start.
+#[derive(Debug, Clone)]
+pub struct ContainerStart {
+    /// Which container.
+    pub id: ContainerId,
+    /// Its pod.
+    pub spec: Arc<EdgeDeployment>,
+    /// The program and its arguments, expanded; empty: the image's own.
+    pub command: Vec<String>,
+    /// The environment, expanded.
+    pub env: Vec<(String, String)>,
+    /// The mounts' paths in their volumes, expanded, in the order of the container's mounts.
+    pub sub_paths: Vec<Option<String>>,
+}
+
+impl ContainerStart {
+    /// The container as the pod describes it.
+    pub fn container(&self) -> Option<&hawser_wire::deployment::Container> {
+        self.spec.all_containers().map(|(container, _)| container).find(|c| c.name == self.id.name)
+    }
+}
+
+/// Why a container can never run here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// A CamelCase word.
+    pub reason: String,
+    /// Thing, cause, fix.
+    pub message: String,
+}
+
+/// Why a container was not started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// There is no container; try again later.
+    #[error("{0}")]
+    NotCreated(RuntimeError),
+    /// The container exists and its program could not be started: it has ended with this code.
+    #[error("{message}")]
+    NotStarted {
+        /// 127: there is no such program; 126: it cannot be executed; 128: anything else.
+        code: i32,
+        /// What was wrong.
+        message: String,
+    },
+}
+
+/// An operation of a runtime that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{operation}")]
+pub struct RuntimeError {
+    /// What was tried, with its object.
+    pub operation: String,
+    /// Why it failed.
+    #[source]
+    pub source: std::io::Error,
+}
+
+impl RuntimeError {
+    /// Operation and cause in one line, for reports.
+    pub fn line(&self) -> String {
+        format!("{}: {}", self.operation, self.source)
+    }
+}

@@ -1,0 +1,254 @@
+//! What of a pod's life survives the agent, and its encoding.
+//!
+//! Times are milliseconds on the device's timeline ([`DeviceTime`](hawser_wire::DeviceTime)).
+
+use serde::{Deserialize, Serialize};
+
+use crate::runtime::{Exit, ExitCause};
+
+/// The first byte of an encoded record. A later version that cannot be read by this one has another.
+const VERSION: u8 = 1;
+/// A record longer than this is none of ours.
+const MAX_RECORD: usize = 256 * 1024;
+
+/// One pod.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Record {
+    pub(super) namespace: String,
+    pub(super) name: String,
+    /// The hash of the edge deployment that is acted on.
+    pub(super) deployment: Option<[u8; 32]>,
+    pub(super) policy: Policy,
+    pub(super) grace_seconds: u32,
+    /// The runtime's life in which the containers were started.
+    pub(super) epoch: Option<String>,
+    /// When the device took the pod over.
+    pub(super) taken_at: Option<u64>,
+    /// All init containers have done their work in this epoch.
+    pub(super) initialised: bool,
+    /// The pod has ended for good.
+    pub(super) outcome: Option<Outcome>,
+    /// When what still runs of a stopping or ended pod is killed.
+    pub(super) kill_at: Option<u64>,
+    /// Nothing runs any more and nothing will: said once with `Gone`.
+    pub(super) gone: bool,
+    /// Init containers first, as in the pod.
+    pub(super) containers: Vec<Container>,
+}
+
+/// Whether containers that end are started again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Policy {
+    #[default]
+    Always,
+    OnFailure,
+    Never,
+}
+
+/// How a pod ended for good.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Outcome {
+    pub(super) succeeded: bool,
+    pub(super) reason: Option<String>,
+    pub(super) message: Option<String>,
+}
+
+/// What a container is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Role {
+    /// Runs to its end before the next one.
+    Init,
+    /// A restartable init container.
+    Sidecar,
+    Main,
+    /// Runs, but is not part of the pod any more.
+    Stray,
+}
+
+/// One container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Container {
+    pub(super) name: String,
+    pub(super) role: Role,
+    /// The image of the newest attempt.
+    pub(super) image: String,
+    /// The newest attempt that was decided on; it is saved before it is acted on.
+    pub(super) attempt: Option<u32>,
+    /// When the newest attempt was started.
+    pub(super) since: Option<u64>,
+    /// How the newest attempt ended.
+    pub(super) exit: Option<Ended>,
+    /// How the attempt before it ended.
+    pub(super) last: Option<Ended>,
+    pub(super) back_off: Option<BackOff>,
+    /// It is started again at once and whatever the policy says: its definition or its epoch has changed.
+    pub(super) afresh: bool,
+    /// What it is doing; found out again after a restart of the agent.
+    #[serde(skip)]
+    pub(super) activity: Activity,
+    /// How long to wait after the next failure to create it.
+    #[serde(skip)]
+    pub(super) create_delay: u64,
+}
+
+/// What a container is doing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) enum Activity {
+    /// Nothing runs: it waits for its turn, or has ended.
+    #[default]
+    Idle,
+    /// It has ended and is started again at `until`.
+    BackOff { until: u64, delay: u64, announced: bool },
+    /// There is no container for its attempt; `retry` is when to try again, never if it was refused.
+    Blocked { reason: String, message: String, retry: Option<u64> },
+    /// Start was asked for.
+    Starting,
+    /// It runs.
+    Running,
+    /// It runs and was told to end; `killed_at` is when it was last killed.
+    Stopping { kill_at: u64, killed_at: Option<u64> },
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Ended {
+    pub(super) attempt: u32,
+    pub(super) code: i32,
+    pub(super) signal: Option<i32>,
+    pub(super) cause: ExitCause,
+    pub(super) message: Option<String>,
+    pub(super) started_at: Option<u64>,
+    pub(super) finished_at: u64,
+}
+
+/// How long a container that ended waits. `delay` is for its next end, if that comes soon enough after `updated_at`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct BackOff {
+    pub(super) delay: u64,
+    pub(super) updated_at: u64,
+}
+
+const FIRST_DELAY: u64 = 10_000;
+const LONGEST_DELAY: u64 = 300_000;
+
+/// The delay after `delay`.
+pub(super) fn doubled(delay: u64) -> u64 {
+    if delay == 0 { FIRST_DELAY } else { (delay * 2).min(LONGEST_DELAY) }
+}
+
+impl BackOff {
+    /// A kubelet forgets a back-off when the container ended later than twice the longest delay after its last start.
+    fn expired(self, finished_at: u64) -> bool {
+        finished_at.saturating_sub(self.updated_at) > 2 * LONGEST_DELAY
+    }
+
+    /// How long a container that ended at `finished_at` waits from then on.
+    pub(super) fn wait(this: Option<Self>, finished_at: u64) -> u64 {
+        this.filter(|back_off| !back_off.expired(finished_at)).map_or(0, |back_off| back_off.delay)
+    }
+
+    /// What is remembered when a container that ended at `finished_at` is started again.
+    pub(super) fn next(this: Option<Self>, finished_at: u64, now: u64) -> Self {
+        let delay = doubled(Self::wait(this, finished_at));
+        Self { delay, updated_at: now }
+    }
+}
+
+impl Container {
+    pub(super) fn new(name: &str, role: Role) -> Self {
+        Self {
+            name: name.to_owned(),
+            role,
+            image: String::new(),
+            attempt: None,
+            since: None,
+            exit: None,
+            last: None,
+            back_off: None,
+            afresh: false,
+            activity: Activity::Idle,
+            create_delay: 0,
+        }
+    }
+
+    /// Whether something runs, or is about to.
+    pub(super) fn is_alive(&self) -> bool {
+        matches!(self.activity, Activity::Starting | Activity::Running | Activity::Stopping { .. })
+    }
+
+    /// Whether it ended well, for good as far as its policy is concerned.
+    pub(super) fn succeeded(&self) -> bool {
+        !self.is_alive() && !self.afresh && self.exit.as_ref().is_some_and(|exit| exit.code == 0)
+    }
+
+    /// Whether it is started again after the end it had, and may be started if it had none.
+    pub(super) fn wants_start(&self, policy: Policy) -> bool {
+        let Some(exit) = &self.exit else { return self.role != Role::Stray };
+        match self.role {
+            Role::Stray => false,
+            _ if self.afresh => true,
+            Role::Sidecar => true,
+            Role::Init => exit.code != 0 && policy != Policy::Never,
+            Role::Main => match policy {
+                Policy::Always => true,
+                Policy::OnFailure => exit.code != 0,
+                Policy::Never => false,
+            },
+        }
+    }
+
+    /// The newest attempt has ended.
+    pub(super) fn end(&mut self, now: u64, exit: Exit) {
+        let finished_at = match (exit.ago, exit.ran, self.since) {
+            (Some(ago), ..) => now.saturating_sub(millis(ago)),
+            (None, Some(ran), Some(since)) => now.min(since + millis(ran)),
+            _ => now,
+        };
+        self.exit = Some(Ended {
+            attempt: self.attempt.unwrap_or(0),
+            code: exit.code,
+            signal: exit.signal,
+            cause: exit.cause,
+            message: exit.message,
+            // A start that took a moment must not seem to lie after the end.
+            started_at: self.since.map(|since| since.min(finished_at)),
+            finished_at,
+        });
+        self.activity = Activity::Idle;
+    }
+}
+
+pub(super) fn millis(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A record that cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// Nothing, or far too much.
+    #[error("it has {0} bytes")]
+    Length(usize),
+    /// Written by another version of the agent.
+    #[error("its format is {0}, and this agent reads {VERSION}")]
+    Version(u8),
+    /// Not what it should be.
+    #[error("it is corrupt")]
+    Corrupt(#[source] ciborium::de::Error<std::io::Error>),
+}
+
+pub(super) fn encode(record: &Record) -> Vec<u8> {
+    let mut bytes = vec![VERSION];
+    // Writing to memory does not fail, and the record holds nothing that CBOR cannot express.
+    let _ = ciborium::into_writer(record, &mut bytes);
+    bytes
+}
+
+pub(super) fn decode(bytes: &[u8]) -> Result<Record, RecordError> {
+    match bytes {
+        [] => Err(RecordError::Length(0)),
+        _ if bytes.len() > MAX_RECORD => Err(RecordError::Length(bytes.len())),
+        [VERSION, body @ ..] => ciborium::from_reader(body).map_err(RecordError::Corrupt),
+        [version, ..] => Err(RecordError::Version(*version)),
+    }
+}

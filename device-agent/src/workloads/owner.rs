@@ -1,0 +1,463 @@
+//! The owner of one pod: drives its [`Lifecycle`] in the world.
+//!
+//! It saves the record before it carries out what follows from it. Operations on the runtime are in flight while it
+//! listens to orders, so a stop is heard during a slow start.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use hawser_wire::deployment::{Content, EdgeDeployment, VolumeSource};
+use hawser_wire::report::{DeviceEvent, ReportItem, WorkloadReport};
+use hawser_wire::{DeviceTime, PodUid};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::expand::{HostFacts, expand_container};
+use super::lifecycle::{Effect, Event, Lifecycle, Resync, StartProblem};
+use super::plan::Order;
+use super::store::WorkloadStore;
+use super::{Clock, Parts};
+use crate::runtime::{
+    ContainerId, ContainerStart, Found, PodReady, PodSetup, Refusal, Runtime, RuntimeError, StartError, VolumeFile,
+};
+
+/// How many events wait for a full report queue. Older ones are dropped: the latest status tells the same story.
+pub(super) const MAX_WAITING_EVENTS: usize = 64;
+/// How long after a failed save the next one is tried.
+const SAVE_AGAIN: Duration = Duration::from_secs(10);
+/// How long a new owner waits after its predecessor failed, so that a pod that always fails does so at leisure.
+const AFTER_FAILURE: Duration = Duration::from_secs(10);
+
+/// What an owner begins with.
+pub(super) enum Beginning {
+    /// Nothing.
+    New,
+    /// A record of an earlier life, and what the runtime knows.
+    Recovered { record: Vec<u8>, found: Vec<Found> },
+    /// Only what the runtime knows.
+    Found(Vec<Found>),
+    /// The owner before this one failed.
+    AfterFailure,
+}
+
+pub(super) struct Owner<R, S> {
+    uid: PodUid,
+    lifecycle: Lifecycle,
+    runtime: Arc<R>,
+    store: Arc<S>,
+    clock: Clock,
+    orders: watch::Receiver<Option<Order>>,
+    host: watch::Receiver<Arc<HostFacts>>,
+    resync: watch::Receiver<u64>,
+    reports: mpsc::Sender<ReportItem>,
+    stop: CancellationToken,
+    flight: Flight,
+    /// Events and the `Gone` that wait for room in `reports`.
+    waiting: VecDeque<ReportItem>,
+    /// The status may differ from `said`.
+    unsaid: bool,
+    said: Option<WorkloadReport>,
+    saved: Vec<u8>,
+    /// When to try again to save, after a failure.
+    save_again: Option<DeviceTime>,
+    addresses: Option<Vec<String>>,
+    /// The record is forgotten: only what waits is still to be said.
+    over: bool,
+}
+
+/// What came back from the world.
+enum Landed {
+    Happened(Event),
+    Ready(PodReady),
+    Forgotten,
+    Nothing,
+}
+
+/// Why an owner woke up.
+enum Woken {
+    Landed(Landed),
+    Ordered,
+    HostChanged,
+    Resync,
+    Room,
+    Timer,
+    Stop,
+}
+
+impl<R: Runtime, S: WorkloadStore> Owner<R, S> {
+    pub(super) fn new(uid: PodUid, parts: &Parts<R, S>, orders: watch::Receiver<Option<Order>>) -> Self {
+        Self {
+            lifecycle: Lifecycle::new(uid.clone(), parts.runtime.scheme()),
+            uid,
+            runtime: parts.runtime.clone(),
+            store: parts.store.clone(),
+            clock: parts.clock.clone(),
+            orders,
+            host: parts.host.clone(),
+            resync: parts.resync.clone(),
+            reports: parts.reports.clone(),
+            stop: parts.stop.clone(),
+            flight: Flight::default(),
+            waiting: VecDeque::new(),
+            unsaid: false,
+            said: None,
+            saved: Vec::new(),
+            save_again: None,
+            addresses: None,
+            over: false,
+        }
+    }
+
+    pub(super) async fn run(mut self, beginning: Beginning) {
+        let stop = self.stop.clone();
+        let Some(Some(found)) = stop.run_until_cancelled(self.begin(beginning)).await else { return };
+        let epoch = self.runtime.epoch();
+        let addresses = self.host.borrow_and_update().addresses.clone();
+        self.resync.borrow_and_update();
+        let mut events = vec![Event::Addresses(addresses), Event::Inventory { epoch, found }];
+        if let Some(order) = self.orders.borrow_and_update().clone() {
+            events.push(Event::Order(order));
+        }
+        let stopped = stop.run_until_cancelled(async {
+            self.tell(events).await;
+            self.live().await;
+        });
+        stopped.await;
+    }
+
+    /// Makes the lifecycle of what is known, and says what runs; `None` if that cannot be found out.
+    async fn begin(&mut self, beginning: Beginning) -> Option<Vec<Found>> {
+        match beginning {
+            Beginning::New => Some(Vec::new()),
+            Beginning::Found(found) => {
+                info!("adopting containers without a record");
+                Some(found)
+            }
+            Beginning::Recovered { record, found } => {
+                match Lifecycle::recover(self.uid.clone(), self.runtime.scheme(), &record) {
+                    Ok(lifecycle) => {
+                        self.lifecycle = lifecycle;
+                        self.saved = record;
+                    }
+                    Err(error) => {
+                        warn!(%error, bytes = record.len(), "the record of a pod is unreadable");
+                        self.warn_of(
+                            "WorkloadRecordLost",
+                            &format!("the record of this pod is unreadable ({error}); what runs was adopted"),
+                        );
+                    }
+                }
+                Some(found)
+            }
+            Beginning::AfterFailure => {
+                self.warn_of(
+                    "WorkloadOwnerFailed",
+                    "the task that looks after this pod failed; another one takes over",
+                );
+                tokio::time::sleep(AFTER_FAILURE).await;
+                let found = self.runtime.inventory().await;
+                let found = found.inspect_err(|error| warn!(error = error.line(), "cannot learn what runs")).ok()?;
+                Some(found.into_iter().filter(|found| found.id.pod == self.uid).collect())
+            }
+        }
+    }
+
+    async fn live(&mut self) {
+        loop {
+            match self.wait().await {
+                Woken::Stop => return,
+                Woken::Landed(Landed::Happened(event)) => self.tell(vec![event]).await,
+                Woken::Landed(Landed::Ready(ready)) => {
+                    self.addresses.clone_from(&ready.addresses);
+                    self.tell(vec![Event::Prepared(Ok(ready))]).await;
+                }
+                Woken::Landed(Landed::Forgotten) => self.over = true,
+                Woken::Landed(Landed::Nothing) => {}
+                Woken::Ordered => {
+                    let order = self.orders.borrow_and_update().clone();
+                    if let Some(order) = order {
+                        self.tell(vec![Event::Order(order)]).await;
+                    }
+                }
+                Woken::HostChanged => {
+                    let addresses = self.host.borrow_and_update().addresses.clone();
+                    self.tell(vec![Event::Addresses(addresses)]).await;
+                }
+                Woken::Resync => {
+                    self.resync.borrow_and_update();
+                    self.say_again();
+                }
+                Woken::Room => self.say_one(),
+                Woken::Timer => {
+                    self.save(false).await;
+                    self.tell(vec![Event::Tick]).await;
+                }
+            }
+            if self.over && self.waiting.is_empty() {
+                return;
+            }
+        }
+    }
+
+    async fn wait(&mut self) -> Woken {
+        let now = (self.clock)();
+        let wake = [self.lifecycle.wake(), self.save_again].into_iter().flatten().min();
+        let pause = wake.map(|wake| Duration::from_millis(wake.millis_since(now)));
+        let has_to_say = self.unsaid || !self.waiting.is_empty();
+        // Every arm is cancel-safe: futures in flight stay where they are, `changed` and `reserve` lose nothing, and
+        // the timer is made anew each time.
+        tokio::select! {
+            landed = self.flight.next() => Woken::Landed(landed),
+            changed = self.orders.changed() => if changed.is_ok() { Woken::Ordered } else { Woken::Stop },
+            Ok(()) = self.host.changed() => Woken::HostChanged,
+            Ok(()) = self.resync.changed() => Woken::Resync,
+            room = self.reports.reserve(), if has_to_say => if room.is_ok() { Woken::Room } else { Woken::Stop },
+            () = tokio::time::sleep(pause.unwrap_or_default()), if pause.is_some() => Woken::Timer,
+        }
+    }
+
+    /// Tells the lifecycle what happened, saves, and acts.
+    async fn tell(&mut self, events: Vec<Event>) {
+        let now = (self.clock)();
+        let mut effects = Vec::new();
+        for event in events {
+            effects.extend(self.lifecycle.handle(now, event));
+        }
+        // Making a place can be repeated, so it alone is no reason to write: the record follows with the first start.
+        let only_prepares = !effects.is_empty() && effects.iter().all(|effect| matches!(effect, Effect::Prepare(_)));
+        if !only_prepares {
+            self.save(true).await;
+        }
+        for effect in effects {
+            self.carry_out(effect);
+        }
+        self.unsaid = true;
+    }
+
+    async fn save(&mut self, now_due: bool) {
+        let now = (self.clock)();
+        let due = now_due || self.save_again.is_some_and(|again| again <= now);
+        if !due || self.over || self.lifecycle.is_blank() {
+            return;
+        }
+        let record = self.lifecycle.encode();
+        if record == self.saved {
+            self.save_again = None;
+            return;
+        }
+        match self.store.save(&self.uid, record.clone()).await {
+            Ok(()) => {
+                if self.save_again.take().is_some() {
+                    info!("the record of a pod is saved again");
+                }
+                self.saved = record;
+            }
+            Err(error) => {
+                if self.save_again.is_none() {
+                    warn!(error = error.line(), "the record of a pod is not saved; it goes on from memory");
+                    self.warn_of(
+                        "WorkloadNotSaved",
+                        &format!("the pod goes on, but its record is only in memory: {}", error.line()),
+                    );
+                }
+                self.save_again = Some(DeviceTime(now.0.saturating_add(SAVE_AGAIN.as_millis() as u64)));
+            }
+        }
+    }
+
+    fn warn_of(&mut self, reason: &str, message: &str) {
+        let event = DeviceEvent {
+            pod: Some(self.uid.clone()),
+            container: None,
+            at: (self.clock)(),
+            warning: true,
+            reason: reason.to_owned(),
+            message: message.to_owned(),
+            count: 1,
+        };
+        self.enqueue(ReportItem::Event(event));
+    }
+
+    fn enqueue(&mut self, item: ReportItem) {
+        if self.waiting.len() >= MAX_WAITING_EVENTS {
+            let event = self.waiting.iter().position(|item| matches!(item, ReportItem::Event(_)));
+            self.waiting.remove(event.unwrap_or(0));
+        }
+        self.waiting.push_back(item);
+    }
+
+    fn say_again(&mut self) {
+        self.said = None;
+        match self.lifecycle.resync((self.clock)()) {
+            Resync::Nothing => {}
+            Resync::Workload(_) => self.unsaid = true,
+            Resync::Gone(gone) => {
+                if !self.waiting.iter().any(|item| matches!(item, ReportItem::Gone(_))) {
+                    self.enqueue(ReportItem::Gone(*gone));
+                }
+            }
+        }
+    }
+
+    /// Says one thing. There is room: nobody else takes it between `reserve` and here but another owner, in which case
+    /// it is said next time.
+    fn say_one(&mut self) {
+        if let Some(item) = self.waiting.pop_front() {
+            if let Err(mpsc::error::TrySendError::Full(item)) = self.reports.try_send(item) {
+                self.waiting.push_front(item);
+            }
+            return;
+        }
+        self.unsaid = false;
+        let Resync::Workload(report) = self.lifecycle.resync((self.clock)()) else { return };
+        if self.said.as_ref() == Some(&*report) {
+            return;
+        }
+        match self.reports.try_send(ReportItem::Workload((*report).clone())) {
+            Ok(()) => self.said = Some(*report),
+            Err(_) => self.unsaid = true,
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        let runtime = self.runtime.clone();
+        match effect {
+            Effect::Prepare(spec) => {
+                let (store, uid, host) = (self.store.clone(), self.uid.clone(), self.host.borrow().clone());
+                let own = self.addresses.clone();
+                self.flight.launch(async move {
+                    match prepare(&*runtime, &*store, uid, spec, &host, own.as_deref()).await {
+                        Ok(ready) => Landed::Ready(ready),
+                        Err(message) => Landed::Happened(Event::Prepared(Err(message))),
+                    }
+                });
+            }
+            Effect::Start(id, spec) => {
+                let host = self.host.borrow().clone();
+                let own = self.addresses.clone();
+                self.flight.launch(async move {
+                    let result = start(&*runtime, id.clone(), spec, &host, own.as_deref()).await;
+                    Landed::Happened(Event::Started(id, result))
+                });
+            }
+            Effect::Watch(id) => self.flight.launch(async move {
+                let exit = runtime.ended(id.clone()).await;
+                debug!(container = id.name, attempt = id.attempt, code = exit.code, "a container ended");
+                Landed::Happened(Event::Ended(id, exit))
+            }),
+            Effect::Signal(id, signal) => self.flight.launch(async move {
+                if let Err(error) = runtime.signal(id, signal).await {
+                    warn!(error = error.line(), ?signal, "a signal did not arrive");
+                }
+                Landed::Nothing
+            }),
+            Effect::Remove(id) => self.flight.launch(async move {
+                if let Err(error) = runtime.remove(id).await {
+                    debug!(error = error.line(), "an old attempt was not removed");
+                }
+                Landed::Nothing
+            }),
+            Effect::RemovePod => {
+                let uid = self.uid.clone();
+                self.flight.launch(async move {
+                    let result = runtime.remove_pod(uid).await.map_err(|error| error.line());
+                    Landed::Happened(Event::Removed(result))
+                });
+            }
+            Effect::Event(event) => self.enqueue(ReportItem::Event(event)),
+            Effect::Gone(gone) => self.enqueue(ReportItem::Gone(*gone)),
+            Effect::Forget => {
+                let (store, uid) = (self.store.clone(), self.uid.clone());
+                self.flight.launch(async move {
+                    if let Err(error) = store.forget(&uid).await {
+                        // At the next start it is found, not wanted, and forgotten then.
+                        warn!(error = error.line(), "the record of a pod that is gone stays for now");
+                    }
+                    Landed::Forgotten
+                });
+            }
+        }
+    }
+}
+
+/// Resolves the files of all volumes and makes the pod's place.
+async fn prepare<R: Runtime, S: WorkloadStore>(
+    runtime: &R,
+    store: &S,
+    uid: PodUid,
+    spec: Arc<EdgeDeployment>,
+    host: &HostFacts,
+    own: Option<&[String]>,
+) -> Result<PodReady, String> {
+    let mut files = BTreeMap::new();
+    for volume in &spec.volumes {
+        let VolumeSource::Files(source) = &volume.source else { continue };
+        let mut resolved = Vec::with_capacity(source.entries.len());
+        for file in &source.entries {
+            let content = match &file.content {
+                Content::Inline(bytes) => bytes.as_slice().into(),
+                Content::Device(field) => host.field(field, own).into_bytes().into(),
+                Content::Blob(blob) => store.blob(blob.hash).await.map_err(|error| error.line())?,
+            };
+            resolved.push(VolumeFile { path: file.path.clone(), mode: file.mode, content });
+        }
+        files.insert(volume.name.clone(), resolved);
+    }
+    runtime.prepare(PodSetup { uid, spec, files }).await.map_err(|error: RuntimeError| error.line())
+}
+
+async fn start<R: Runtime>(
+    runtime: &R,
+    id: ContainerId,
+    spec: Arc<EdgeDeployment>,
+    host: &HostFacts,
+    own: Option<&[String]>,
+) -> Result<(), StartProblem> {
+    let Some((container, _)) = spec.all_containers().find(|(container, _)| container.name == id.name) else {
+        return Err(StartProblem::NotCreated(format!("the pod has no container {}", id.name)));
+    };
+    if let Some(Refusal { reason, message }) = runtime.refuse(&spec, container) {
+        return Err(StartProblem::Refused(Refusal { reason, message }));
+    }
+    let expanded = expand_container(container, host, own);
+    let start = ContainerStart {
+        id,
+        command: expanded.command,
+        env: expanded.env,
+        sub_paths: expanded.sub_paths,
+        spec: spec.clone(),
+    };
+    runtime.start(start).await.map_err(|error| match error {
+        StartError::NotCreated(error) => StartProblem::NotCreated(error.line()),
+        StartError::NotStarted { code, message } => StartProblem::NotStarted { code, message },
+    })
+}
+
+/// What was asked of the world and has not come back. A pod has a handful of containers, so all are polled each time.
+#[derive(Default)]
+struct Flight(Vec<Pin<Box<dyn Future<Output = Landed> + Send>>>);
+
+impl Flight {
+    fn launch(&mut self, future: impl Future<Output = Landed> + Send + 'static) {
+        self.0.push(Box::pin(future));
+    }
+
+    /// The next that lands. Cancel-safe: what has not landed stays in flight. Pending for ever while nothing is.
+    async fn next(&mut self) -> Landed {
+        poll_fn(|context| {
+            for at in 0..self.0.len() {
+                if let Poll::Ready(landed) = self.0[at].as_mut().poll(context) {
+                    drop(self.0.swap_remove(at));
+                    return Poll::Ready(landed);
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}
