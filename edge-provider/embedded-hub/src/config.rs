@@ -59,6 +59,9 @@ impl fmt::Debug for TlsConfig {
     }
 }
 
+/// What a queued message is charged on top of its topic and payload: about what the structures around it take.
+pub(crate) const MESSAGE_OVERHEAD: usize = 256;
+
 /// Hard limits. Each is checked before memory is taken for what it limits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
@@ -81,10 +84,10 @@ pub struct Limits {
     pub topic_bytes: usize,
     /// Subscriptions of one connection.
     pub subscriptions: usize,
-    /// Messages waiting for one subscriber. The subscriber that needs more is disconnected.
-    pub queue_messages: usize,
-    /// Bytes waiting for one subscriber, likewise.
+    /// Bytes waiting for one device, with 256 more for each message. The device that needs more is disconnected.
     pub queue_bytes: usize,
+    /// Bytes waiting for one bridge, likewise. A bridge hears all devices, and all of them at once after an outage.
+    pub bridge_queue_bytes: usize,
     /// QoS 1 messages sent to a subscriber and not yet acknowledged by it; further ones wait in its queue.
     pub inflight: usize,
     /// A subscriber that takes no byte for this long while there are some for it is disconnected.
@@ -105,8 +108,8 @@ impl Default for Limits {
             packet_bytes: 256 * 1024,
             topic_bytes: 512,
             subscriptions: 32,
-            queue_messages: 1024,
             queue_bytes: 4 * 1024 * 1024,
+            bridge_queue_bytes: 64 * 1024 * 1024,
             inflight: 64,
             write_timeout: Duration::from_secs(30),
             keep_alive: Duration::from_secs(20 * 60),
@@ -125,9 +128,9 @@ impl Limits {
             ("packet_bytes", self.packet_bytes, 128, 16 * 1024 * 1024),
             ("topic_bytes", self.topic_bytes, 16, 65_535),
             ("subscriptions", self.subscriptions, 1, 4096),
-            ("queue_messages", self.queue_messages, 1, 1024 * 1024),
             // A message that fits no empty queue would disconnect its subscriber for ever.
-            ("queue_bytes", self.queue_bytes, self.packet_bytes, 1024 * 1024 * 1024),
+            ("queue_bytes", self.queue_bytes, self.packet_bytes + MESSAGE_OVERHEAD, 1024 * 1024 * 1024),
+            ("bridge_queue_bytes", self.bridge_queue_bytes, self.packet_bytes + MESSAGE_OVERHEAD, 1024 * 1024 * 1024),
             ("inflight", self.inflight, 1, 32_768),
         ];
         for (limit, value, least, most) in counts {

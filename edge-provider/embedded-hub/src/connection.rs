@@ -10,7 +10,8 @@ use crate::codec::{self, Malformed};
 use crate::config::Limits;
 use crate::doorman::{Doorbell, Seat};
 use crate::metrics::{Closed, HubMetrics, Refused};
-use crate::router::{Command, Delivery, Generation, Lane, pump};
+use crate::pressure::{Pressure, Watched};
+use crate::router::{Command, Delivery, Generation, Lane, Queue, pump};
 use crate::session::{self, Ending, Message, Session};
 use bytes::BytesMut;
 use rumqttc::mqttbytes::v4::{Connect, ConnectReturnCode, Packet};
@@ -18,7 +19,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::task::JoinError;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -26,8 +27,10 @@ use tokio_util::task::AbortOnDropHandle;
 
 /// Encoded bytes for a client beyond which nothing more is encoded, and its own packets are not read.
 const OUT_HIGH_WATER: usize = 64 * 1024;
-/// Memory is taken in steps of this for bytes that have not arrived.
+/// Memory is taken in steps of this for bytes that have not arrived …
 const READ_STEP: usize = 2 * 1024;
+/// … and of this when a packet has begun to arrive that needs more.
+const LARGE_READ_STEP: usize = 16 * 1024;
 /// A CONNECT is small: client id, username, password and will.
 const CONNECT_BYTES: usize = 16 * 1024;
 /// How long the goodbye of a connection that ends may take.
@@ -41,6 +44,7 @@ pub(crate) struct Shared {
     pub(crate) accounts: Accounts,
     pub(crate) metrics: HubMetrics,
     pub(crate) doorbell: Doorbell,
+    pub(crate) pressure: Pressure,
     pub(crate) router: watch::Receiver<Option<Generation>>,
     pub(crate) stop: CancellationToken,
 }
@@ -133,6 +137,8 @@ struct Opened {
     generation: Generation,
     queue: mpsc::Receiver<Delivery>,
     pump: AbortOnDropHandle<Ending>,
+    /// Lets a bridge's queue slow devices down.
+    _watched: Option<Watched>,
 }
 
 async fn open<S>(stream: &mut S, input: &mut BytesMut, shared: &Shared) -> Result<Opened, Turned>
@@ -157,14 +163,18 @@ where
     let lane = Lane::of(grant.role.hears(), device.as_deref().unwrap_or_default());
     let attachment = generation.attach(lane).await.ok_or_else(|| unavailable(Refused::Unavailable))?;
 
-    let (sender, queue) = mpsc::channel(shared.limits.queue_messages);
-    let budget = Arc::new(Semaphore::new(shared.limits.queue_bytes));
+    let (bytes, is_bridge) = match grant.role {
+        Role::Bridge => (shared.limits.bridge_queue_bytes, true),
+        Role::Device(_) => (shared.limits.queue_bytes, false),
+    };
+    let (sender, queue) = Queue::new(bytes);
+    let watched = is_bridge.then(|| shared.pressure.watch(sender.free(), bytes));
     let acl = shared.acl.clone();
     // Lanes are shared: what is for other devices ends here, before it can fill the queue.
     let concerns =
         move |message: &Message| device.as_deref().is_none_or(|name| acl.device(&message.topic) == Some(name));
-    let pump = AbortOnDropHandle::new(tokio::spawn(pump(attachment, concerns, sender, budget)));
-    Ok(Opened { client_id, silence, grant, session, seat, generation, queue, pump })
+    let pump = AbortOnDropHandle::new(tokio::spawn(pump(attachment, concerns, sender)));
+    Ok(Opened { client_id, silence, grant, session, seat, generation, queue, pump, _watched: watched })
 }
 
 async fn read_connect<S>(stream: &mut S, input: &mut BytesMut, limits: &Limits) -> Result<Connect, Turned>
@@ -195,6 +205,8 @@ struct Running<S> {
     /// A message that waits for room at the router, and the packet that acknowledges it. No further packet is read
     /// meanwhile: this is how the hub slows a publisher down.
     publishing: Option<(Message, Option<Packet>)>,
+    /// That message may not go before this. (`None` rather than a past time: a timer takes a millisecond at least.)
+    publish_at: Option<Instant>,
     heard: Instant,
     /// When the client last took a byte, or was last owed none.
     took: Instant,
@@ -217,6 +229,17 @@ async fn push_out<W: AsyncWrite + Unpin>(writer: &mut W, output: &mut BytesMut) 
     } else {
         writer.write_buf(output).await.map(Pushed::Wrote)
     }
+}
+
+/// Waits for a time and then for room at the router.
+async fn reserve_after(
+    time: Option<Instant>,
+    commands: mpsc::Sender<Command>,
+) -> Result<mpsc::OwnedPermit<Command>, mpsc::error::SendError<()>> {
+    if let Some(time) = time {
+        tokio::time::sleep_until(time).await;
+    }
+    commands.reserve_owned().await
 }
 
 /// What woke the task up.
@@ -247,6 +270,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Running<S> {
             output,
             unflushed: false,
             publishing: None,
+            publish_at: None,
             heard: now,
             took: now,
             opened,
@@ -280,8 +304,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Running<S> {
         let owed = !self.output.is_empty() || self.unflushed;
         let Opened { seat, generation, queue, pump, session, silence, .. } = &mut self.opened;
         let commands = generation.commands.clone();
-        if room && self.publishing.is_none() {
-            self.input.reserve(READ_STEP);
+        let listens = room && self.publishing.is_none();
+        if listens {
+            self.input.reserve(if self.input.is_empty() { READ_STEP } else { LARGE_READ_STEP });
         }
         tokio::select! {
             // Cancel-safe, all three: tokens only ever go one way.
@@ -293,12 +318,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Running<S> {
             // Cancel-safe: a join handle may be polled again; it has not been polled after it ended, since that ends us.
             ended = pump => Woken::PumpEnded(ended),
             // Cancel-safe: timers.
-            () = tokio::time::sleep_until(self.heard + *silence) => Woken::Silent,
+            () = tokio::time::sleep_until(self.heard + *silence), if listens => Woken::Silent,
             () = tokio::time::sleep_until(self.took + self.shared.limits.write_timeout), if owed => Woken::Stalled,
-            // Cancel-safe: a permit that is not handed out goes back.
-            permit = commands.reserve_owned(), if self.publishing.is_some() => Woken::Room(permit),
+            // Cancel-safe: it waits for a time, and a permit that is not handed out goes back.
+            permit = reserve_after(self.publish_at, commands), if self.publishing.is_some() => Woken::Room(permit),
             // Cancel-safe: leaves the buffer as it is unless it is done.
-            read = self.reader.read_buf(&mut self.input), if room && self.publishing.is_none() => Woken::Read(read),
+            read = self.reader.read_buf(&mut self.input), if listens => Woken::Read(read),
             // Cancel-safe: see `push_out`.
             pushed = push_out(&mut self.writer, &mut self.output), if owed => Woken::Pushed(pushed),
             // Cancel-safe: `recv` takes a message only if this arm runs.
@@ -364,6 +389,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Running<S> {
             match effects.publish {
                 Some(message) => {
                     self.shared.metrics.on_message_in(effects.retain_ignored);
+                    self.publish_at = match self.opened.grant.role {
+                        Role::Bridge => None,
+                        Role::Device(_) => self.shared.pressure.pause().map(|pause| now() + pause),
+                    };
                     self.publishing = Some((message, effects.reply));
                 }
                 None => self.reply(effects.reply)?,
@@ -375,6 +404,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Running<S> {
     fn publish(&mut self, permit: mpsc::OwnedPermit<Command>) -> Result<(), Ending> {
         let Some((message, reply)) = self.publishing.take() else { return Ok(()) };
         permit.send(self.command(message));
+        // Not silent: it was we who did not listen.
+        self.heard = now();
         self.reply(reply)
     }
 
@@ -418,11 +449,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Running<S> {
             // If the router has no room within this time, its generation is about to be abandoned.
             tokio::time::timeout(GOODBYE, self.opened.generation.commands.send(command)).await.ok();
         }
-        let listens = !matches!(
+        let hears_us = !matches!(
             ending.reason,
             Closed::SlowSubscriber | Closed::WriteStalled | Closed::Overrun | Closed::KeepAlive | Closed::Gone
         );
-        if listens {
+        if hears_us {
             // The client may be gone all the same: the goodbye is a courtesy.
             tokio::time::timeout(GOODBYE, say_goodbye(&mut self.writer, &self.output)).await.ok();
         }

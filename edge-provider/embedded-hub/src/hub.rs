@@ -5,6 +5,7 @@ use crate::config::{ConfigError, HubConfig};
 use crate::connection::{self, Shared};
 use crate::doorman::Doorbell;
 use crate::metrics::{HubMetrics, Refused};
+use crate::pressure::Pressure;
 use crate::rate::ConnectRate;
 use crate::router::Supervisor;
 use crate::tls::{self, TlsError};
@@ -94,6 +95,7 @@ impl Hub {
             accounts: config.accounts,
             metrics: metrics.clone(),
             doorbell,
+            pressure: Pressure::default(),
             router: supervisor.current.clone(),
             stop: stop.clone(),
         };

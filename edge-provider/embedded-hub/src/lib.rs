@@ -25,6 +25,8 @@
 //!
 //! - **Retained messages.** The retain flag is cleared; the message goes to whoever is subscribed now.
 //! - **Sessions that outlive a connection.** `clean_session = false` is accepted and answered with "no session present".
+//! - **A fair share for a device that floods.** While a bridge's queue is more than half full, all devices are read more
+//!   slowly, so that the bridge is not lost to the flood.
 //! - **Queues for clients that are away, or too slow.** A subscriber whose bounded queue is full is disconnected: it
 //!   comes back and converges, instead of missing a message in silence.
 //!
@@ -50,6 +52,7 @@ mod connection;
 mod doorman;
 mod hub;
 mod metrics;
+mod pressure;
 mod rate;
 mod router;
 mod session;

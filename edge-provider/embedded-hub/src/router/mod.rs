@@ -20,7 +20,7 @@ mod supervisor;
 
 pub(crate) use envelope::Lane;
 pub(crate) use keeper::Command;
-pub(crate) use pump::{Delivery, pump};
+pub(crate) use pump::{Delivery, Queue, pump};
 pub(crate) use supervisor::{Generation, Supervisor};
 
 #[cfg(test)]

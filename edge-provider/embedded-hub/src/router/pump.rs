@@ -1,10 +1,11 @@
 //! Carries messages from the router to one connection's queue, at the router's pace.
 //!
-//! The queue is bounded in messages and bytes. A pump never waits for room: the client that leaves it full is too slow
+//! The queue is bounded in bytes. A pump never waits for room: the client that leaves it full is too slow
 //! and is disconnected, since the alternative is what rumqttd does, to lose messages in silence.
 
 use super::envelope;
 use super::keeper::Attachment;
+use crate::config::MESSAGE_OVERHEAD;
 use crate::metrics::Closed;
 use crate::session::{Ending, Message};
 use rumqttd::Notification;
@@ -12,8 +13,12 @@ use std::sync::Arc;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-/// What a queued message is charged on top of its topic and payload.
-const OVERHEAD: usize = 64;
+/// The sending half of a connection's queue.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    sender: mpsc::Sender<Delivery>,
+    budget: Arc<Semaphore>,
+}
 
 /// A message in a connection's queue, with the share of the queue's bytes that it holds.
 #[derive(Debug)]
@@ -22,13 +27,33 @@ pub(crate) struct Delivery {
     _bytes: OwnedSemaphorePermit,
 }
 
+impl Queue {
+    /// A queue for this many bytes. Each message is charged [`MESSAGE_OVERHEAD`] at least, so the channel's bound, which
+    /// costs nothing while it is empty, is never what a message fails at.
+    pub(crate) fn new(bytes: usize) -> (Self, mpsc::Receiver<Delivery>) {
+        let (sender, receiver) = mpsc::channel(bytes / MESSAGE_OVERHEAD + 1);
+        (Self { sender, budget: Arc::new(Semaphore::new(bytes)) }, receiver)
+    }
+
+    /// The bytes that are free in it.
+    pub(crate) fn free(&self) -> Arc<Semaphore> {
+        self.budget.clone()
+    }
+
+    fn push(&self, message: Message) -> Result<(), Ending> {
+        let size = message.topic.len() + message.payload.len() + MESSAGE_OVERHEAD;
+        let charge = u32::try_from(size).ok().and_then(|size| self.budget.clone().try_acquire_many_owned(size).ok());
+        let full = || Ending::new(Closed::SlowSubscriber, "its queue is full");
+        let delivery = Delivery { message, _bytes: charge.ok_or_else(full)? };
+        self.sender.try_send(delivery).map_err(|error| match error {
+            TrySendError::Full(_) => full(),
+            TrySendError::Closed(_) => Ending::new(Closed::Gone, "the connection ended"),
+        })
+    }
+}
+
 /// Pumps until the router, the connection or its patience ends; says which.
-pub(crate) async fn pump(
-    mut attachment: Attachment,
-    concerns: impl Fn(&Message) -> bool,
-    queue: mpsc::Sender<Delivery>,
-    budget: Arc<Semaphore>,
-) -> Ending {
+pub(crate) async fn pump(mut attachment: Attachment, concerns: impl Fn(&Message) -> bool, queue: Queue) -> Ending {
     let mut expected = None;
     loop {
         let notification = match attachment.link.next().await {
@@ -56,21 +81,9 @@ pub(crate) async fn pump(
         if !concerns(&message) {
             continue;
         }
-        if let Err(ending) = enqueue(message, &queue, &budget) {
+        if let Err(ending) = queue.push(message) {
             return ending;
         }
-    }
-}
-
-fn enqueue(message: Message, queue: &mpsc::Sender<Delivery>, budget: &Arc<Semaphore>) -> Result<(), Ending> {
-    let size = message.topic.len() + message.payload.len() + OVERHEAD;
-    let too_slow = |what: &str| Ending::new(Closed::SlowSubscriber, format_args!("{what} in its queue"));
-    let charge = u32::try_from(size).ok().and_then(|size| budget.clone().try_acquire_many_owned(size).ok());
-    let Some(charge) = charge else { return Err(too_slow("too many bytes")) };
-    match queue.try_send(Delivery { message, _bytes: charge }) {
-        Ok(()) => Ok(()),
-        Err(TrySendError::Full(_)) => Err(too_slow("too many messages")),
-        Err(TrySendError::Closed(_)) => Err(Ending::new(Closed::Gone, "the connection ended")),
     }
 }
 
@@ -85,17 +98,16 @@ mod tests {
 
     #[test]
     fn a_full_queue_ends_the_connection_by_count_and_by_bytes() {
-        let (queue, mut waiting) = mpsc::channel(2);
-        let budget = Arc::new(Semaphore::new(1000));
-        assert_eq!(enqueue(message(10), &queue, &budget), Ok(()));
-        assert_eq!(enqueue(message(10), &queue, &budget), Ok(()));
-        let full = enqueue(message(10), &queue, &budget).expect_err("a third message");
-        assert_eq!(full.reason, Closed::SlowSubscriber);
+        let (queue, mut waiting) = Queue::new(1000);
+        for _ in 0..3 {
+            assert_eq!(queue.push(message(10)), Ok(()));
+        }
+        assert_eq!(queue.push(message(10)).map_err(|ending| ending.reason), Err(Closed::SlowSubscriber));
 
         drop(waiting.try_recv().expect("the first message"));
-        assert_eq!(budget.available_permits(), 1000 - (10 + 1 + OVERHEAD), "a delivered message is still charged");
-        let big = enqueue(message(990), &queue, &budget).expect_err("more bytes than the queue may hold");
-        assert_eq!(big.reason, Closed::SlowSubscriber);
-        assert_eq!(enqueue(message(500), &queue, &budget), Ok(()));
+        assert_eq!(queue.push(message(800)).map_err(|ending| ending.reason), Err(Closed::SlowSubscriber));
+        assert_eq!(queue.push(message(10)), Ok(()), "a delivered message is still charged");
+        while waiting.try_recv().is_ok() {}
+        assert_eq!(queue.push(message(1000 - MESSAGE_OVERHEAD - 1)), Ok(()), "an empty queue refused what it is for");
     }
 }

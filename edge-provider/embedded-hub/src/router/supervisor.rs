@@ -16,8 +16,9 @@ use tokio_util::sync::CancellationToken;
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 /// A router that dies at once is not started in a tight loop.
 const PAUSE_BEFORE_RESTART: Duration = Duration::from_millis(100);
-/// Commands that wait for the keeper. Full: publishers wait, and with them their sockets are not read.
-const COMMANDS: usize = 256;
+/// Commands that wait for the keeper. Full: publishers wait, and with them their sockets are not read. Few, since each
+/// may be a message of the largest size; the keeper is fast.
+const COMMANDS: usize = 32;
 
 /// One router, as seen by connections.
 #[derive(Debug, Clone)]

@@ -7,9 +7,8 @@ use crate::config::Limits;
 use crate::metrics::{Closed, HubMetrics};
 use crate::session::{Ending, Message};
 use rumqttc::mqttbytes::QoS;
-use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -61,9 +60,8 @@ async fn probe(generation: &Generation) {
 type Pumped = (mpsc::Receiver<Delivery>, tokio::task::JoinHandle<Ending>);
 
 fn pumped(attachment: Attachment) -> Pumped {
-    let (sender, queue) = mpsc::channel(10_000);
-    let budget = Arc::new(Semaphore::new(100_000_000));
-    (queue, tokio::spawn(pump(attachment, |_: &Message| true, sender, budget)))
+    let (sender, queue) = Queue::new(100_000_000);
+    (queue, tokio::spawn(pump(attachment, |_: &Message| true, sender)))
 }
 
 #[tokio::test]
