@@ -86,9 +86,12 @@ fn start(spec: &k8s_openapi::api::core::v1::PodSpec) -> PodReport {
     }
 }
 
-fn template() -> NodeTemplate {
+fn template(name: &NodeName) -> NodeTemplate {
     let taint = Taint { key: "in-memory".into(), effect: "NoSchedule".into(), ..Taint::default() };
-    NodeTemplate { labels: [("type".into(), "in-memory".into())].into(), taints: vec![taint], ..Default::default() }
+    // The scheduler spreads pods over host names.
+    let labels = [("type", "in-memory"), ("kubernetes.io/hostname", name.as_str())];
+    let labels = labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+    NodeTemplate { labels, taints: vec![taint], ..Default::default() }
 }
 
 fn machine(name: &NodeName) -> NodeReport {
@@ -117,7 +120,7 @@ async fn main() -> anyhow::Result<()> {
     let names: Vec<NodeName> =
         (1..=args.nodes).map(|n| NodeName::new(format!("in-memory-{n}"))).collect::<Result<_, _>>()?;
     for name in &names {
-        reporter.node_present(name.clone(), template()).await?;
+        reporter.node_present(name.clone(), template(name)).await?;
         reporter.node_status(name.clone(), machine(name)).await?;
         reporter.node_liveness(name.clone(), Liveness::Online).await?;
     }

@@ -8,7 +8,10 @@
 //! 2. For each pod bound to the node the library calls [`Provider::apply`], and again whenever the pod changes, and
 //!    again (with back-off) while `apply` answers that something is missing.
 //! 3. Once every pod that the first complete list showed on the node has had its first `apply` or `stop`, the library
-//!    calls [`Provider::synced`]. Before that the provider has an incomplete view and must not remove anything.
+//!    calls [`Provider::synced`]. Before that the provider has an incomplete view and must not remove anything. A pod
+//!    whose `apply` answers [`NotApplied::Unavailable`] has not had it yet: the view stays incomplete while the provider
+//!    cannot say what the pod needs. One that is [`NotApplied::Waiting`] or refused is part of the view; the provider
+//!    must not take it for unwanted, since an earlier form of it may be running.
 //! 4. The provider reports what really happens with [`Reporter::pod_status`], as often as it likes.
 //! 5. A pod that gets a deletionTimestamp is handed to [`Provider::stop`]. When the workload is really gone the provider
 //!    says so with [`Reporter::pod_gone`], and only then is the object deleted from the API.
@@ -23,6 +26,10 @@
 //!   its predecessor.
 //! - A terminal pod (phase Succeeded or Failed) is still applied once after a restart of the process: the pod shows its
 //!   phase, and the provider decides what "nothing to run, but keep its remains" means.
+//! - A pod that has ended (or was refused and never ran) and is deleted gets no `stop`: its object is removed, and then
+//!   `forget` is called.
+//! - What a provider has reported is put back when somebody else overwrites it, while the node is heard: the cluster marks
+//!   the pods of an unheard node as not ready, and nobody else takes that mark away when the node returns.
 //! - After a restart of the process everything is applied again. Nothing about pods is persisted here: the API server
 //!   holds the truth.
 //!
@@ -34,6 +41,13 @@
 //!
 //! # Caveats
 //!
+//! - A call that takes longer than [`Config::provider_limit`](crate::Config::provider_limit) or panics is dropped, logged,
+//!   and made again with back-off.
+//! - A Node object that belongs to a kubelet or to other virtual nodes is not taken over: an error is logged, an Event
+//!   says how to get out of it, the receipts of the node wait, and it is tried again until the name is free. No pod of
+//!   such a node is touched.
+//! - Until the first [`Reporter::node_liveness`] of a process, a node that exists already keeps the conditions that it
+//!   shows. Do not report [`Liveness::Offline`] only because the process has just begun: every node would flap.
 //! - `Reporter` is bounded. A provider that reports faster than the API server accepts writes waits, and that is
 //!   intended; reports for one pod are coalesced, so waiting is short.
 
@@ -87,7 +101,8 @@ pub enum NotApplied {
     /// runs keeps running: its containers' statuses are left alone.
     Waiting(Waiting),
     /// This pod can never run here. The library sets the phase to Failed with this reason and message, and emits a
-    /// warning Event. The UID is not applied again.
+    /// warning Event. The UID is not applied again. If it is a changed form of a pod that was applied before or that
+    /// shows running containers, only the Event is emitted: what runs goes on running in its last accepted form.
     Refused {
         /// A CamelCase word, e.g. `UnsupportedField`.
         reason: String,
@@ -284,7 +299,8 @@ pub enum Subject {
 pub enum Receipt {
     /// The API server holds it (this report, or a newer one that replaced it before it was written).
     Accepted,
-    /// The pod or node is gone or was replaced by a namesake: there is nothing to write it to, now or later.
+    /// The pod or node is gone or was replaced by a namesake: there is nothing to write it to, now or later. Or, of an
+    /// Event: it was one too many, and is dropped.
     Obsolete,
 }
 

@@ -253,3 +253,139 @@ where
 fn some(selector: &str) -> Option<String> {
     (!selector.is_empty()).then(|| selector.to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::VecDeque;
+    use std::sync::{Arc, Mutex};
+
+    use k8s_openapi::api::core::v1::Pod;
+    use kube::client::Body;
+    use serde_json::{Value, json};
+
+    /// An API server that answers what it was told to, one request after another, and writes down what it was asked.
+    struct Script {
+        answers: Mutex<VecDeque<(u16, String)>>,
+        asked: Mutex<Vec<String>>,
+    }
+
+    /// Follows with these answers; gives the news, as words, and what was asked for.
+    async fn play(list_first: bool, answers: Vec<(u16, String)>) -> (Vec<String>, Vec<String>) {
+        let script = Arc::new(Script { answers: Mutex::new(answers.into()), asked: Mutex::default() });
+        let stop = CancellationToken::new();
+        let served = Arc::clone(&script);
+        let end = stop.clone();
+        let client = kube::Client::new(
+            tower::service_fn(move |request: http::Request<Body>| {
+                served.asked.lock().unwrap().push(request.uri().query().unwrap_or_default().to_owned());
+                let answer = served.answers.lock().unwrap().pop_front();
+                let end = end.clone();
+                async move {
+                    let Some((code, body)) = answer else {
+                        end.cancel();
+                        return std::future::pending().await;
+                    };
+                    let response = http::Response::builder().status(code).body(Body::from(body.into_bytes()));
+                    Ok::<_, std::convert::Infallible>(response.unwrap())
+                }
+            }),
+            "default",
+        );
+        let (sender, mut receiver) = mpsc::channel(NEWS);
+        let scope = Scope { fields: "spec.nodeName!=".into(), list_first, ..Scope::default() };
+        follow("pods", Api::<Pod>::all(client), scope, sender, Metrics::default(), stop).await;
+        let mut news = Vec::new();
+        while let Some(piece) = receiver.recv().await {
+            let name = |pod: &Pod| pod.metadata.name.clone().unwrap_or_default();
+            news.push(match piece {
+                News::ListStarted => "started".to_owned(),
+                News::ListPage(pods) => format!("page {}", pods.iter().map(name).collect::<Vec<_>>().join(" ")),
+                News::ListDone(revision) => format!("done {}", revision.0),
+                News::Applied(pod) => format!("applied {}", name(&pod)),
+                News::Deleted(pod) => format!("deleted {}", name(&pod)),
+                News::Progress(revision) => format!("progress {}", revision.0),
+            });
+        }
+        let asked = std::mem::take(&mut *script.asked.lock().unwrap());
+        (news, asked)
+    }
+
+    fn pod(name: &str, version: u64) -> Value {
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "resourceVersion": version.to_string()}})
+    }
+
+    fn page(version: u64, more: &str, names: &[&str]) -> (u16, String) {
+        let items: Vec<Value> = names.iter().map(|name| pod(name, version)).collect();
+        let metadata = json!({"resourceVersion": version.to_string(), "continue": more});
+        (200, json!({"apiVersion": "v1", "kind": "PodList", "metadata": metadata, "items": items}).to_string())
+    }
+
+    fn events(events: &[(&str, Value)]) -> (u16, String) {
+        let line = |(kind, object): &(&str, Value)| format!("{}\n", json!({"type": kind, "object": object}));
+        (200, events.iter().map(line).collect())
+    }
+
+    fn failure(code: u16, reason: &str) -> Value {
+        json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason, "message": "m"})
+    }
+
+    fn refusal(code: u16, reason: &str) -> (u16, String) {
+        (code, failure(code, reason).to_string())
+    }
+
+    fn at(asked: &str) -> Option<&str> {
+        asked.split('&').find_map(|part| part.strip_prefix("resourceVersion="))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_closed_watch_goes_on_where_it_ended() {
+        let bookmark = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"resourceVersion": "9"}});
+        let (news, asked) = play(
+            false,
+            vec![
+                page(5, "", &[]),
+                events(&[("ADDED", pod("a", 6)), ("MODIFIED", pod("a", 7)), ("DELETED", pod("a", 8))]),
+                events(&[("BOOKMARK", bookmark)]),
+            ],
+        )
+        .await;
+        assert_eq!(news, ["progress 5", "applied a", "applied a", "deleted a", "progress 9"]);
+        assert_eq!(asked[1..].iter().map(|q| at(q)).collect::<Vec<_>>(), [Some("5"), Some("8"), Some("9")]);
+        assert!(asked[0].contains("limit=1") && asked.iter().all(|q| q.contains("fieldSelector=spec.nodeName")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lost_position_means_a_list_of_everything() {
+        let by_status = refusal(410, "Expired");
+        let by_event = events(&[("ADDED", pod("b", 12)), ("ERROR", failure(410, "Expired"))]);
+        for lost in [by_status, by_event] {
+            let (news, asked) = play(false, vec![page(5, "", &[]), lost, page(20, "", &["c"])]).await;
+            let (tail, end) = (&news[news.len() - 3..], asked.last().unwrap());
+            assert_eq!(tail, ["started", "page c", "done 20"]);
+            assert_eq!(at(end), Some("20"));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_list_broken_off_is_begun_again_and_never_done() {
+        for broken in
+            [refusal(500, "InternalError"), refusal(410, "Expired"), refusal(403, "Forbidden"), (200, "{".to_owned())]
+        {
+            let (news, _) =
+                play(true, vec![page(5, "more", &["a"]), broken, page(6, "more", &["a"]), page(6, "", &["b"])]).await;
+            assert_eq!(news, ["started", "page a", "started", "page a", "page b", "done 6"]);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn other_faults_keep_the_position() {
+        for fault in
+            [refusal(500, "InternalError"), refusal(429, "TooManyRequests"), events(&[("ERROR", failure(500, ""))])]
+        {
+            let (news, asked) = play(false, vec![page(5, "", &[]), fault, events(&[("ADDED", pod("a", 6))])]).await;
+            assert_eq!(news, ["progress 5", "applied a"]);
+            assert_eq!((at(&asked[1]), at(&asked[2])), (Some("5"), Some("5")));
+        }
+    }
+}

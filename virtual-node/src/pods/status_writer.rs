@@ -150,10 +150,10 @@ impl StatusWriter {
         self.queue.mark(pod.clone());
     }
 
-    /// The API shows something else than before: compare it with the last report, at `due`.
+    /// The API shows something else than before, or ought to: compare it with what is reported, at `due` or at once.
     pub(crate) fn compare(&mut self, pod: &PodUid, due: Option<Instant>) {
         if let Some(slot) = self.slots.get(pod)
-            && slot.last.is_some()
+            && (slot.last.is_some() || slot.unwritten.is_some())
         {
             match due {
                 Some(due) => self.queue.mark_at(pod.clone(), due),

@@ -1,0 +1,152 @@
+//! Stories about what goes wrong: refused writes, lost positions, stops and kills. Nothing is lost, nothing is deleted.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crate::support::{Call, World, ended, phase, running};
+use anyhow::Result;
+use http::Method;
+use virtual_node::provider::Receipt;
+
+#[tokio::test]
+async fn writes_refused_for_a_while_arrive_in_the_end() -> Result<()> {
+    for code in [500, 503, 429, 409] {
+        let world = World::with_node().await?;
+        let pods = [world.applied_pod("a").await?, world.applied_pod("b").await?];
+        let refused = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&refused);
+        world.faults(move |request| {
+            let writes = matches!(*request.method(), Method::PATCH | Method::DELETE);
+            (writes && request.uri().path().contains("/pods/") && count.fetch_add(1, Ordering::Relaxed) < 12)
+                .then_some(code)
+        });
+        let mut receipts = Vec::new();
+        for pod in &pods {
+            // The last of several is what counts; all are answered.
+            for report in [ended(1), running()] {
+                receipts.push(world.reporter.pod_status(world.node.clone(), pod.clone(), report).await?);
+            }
+        }
+        // The first report of a pair may have been under way when the second came, and an end is an end.
+        for receipt in receipts {
+            assert_eq!(receipt.outcome().await?, Receipt::Accepted, "{code}");
+        }
+        for pod in &pods {
+            let shown = world.pod_is(&pod.name, |pod| matches!(phase(pod), "Running" | "Failed")).await?;
+            world.delete_pod(&pod.name, 30).await?;
+            if phase(&shown) == "Running" {
+                world.provider.asked(&Call::Stop(pod.clone(), Duration::from_secs(30))).await?;
+            }
+            let gone = world.reporter.pod_gone(world.node.clone(), pod.clone(), None).await?;
+            // An ended pod may be gone before it is said to be.
+            let obsolete = gone.outcome().await? == Receipt::Obsolete;
+            assert!(!obsolete || phase(&shown) == "Failed", "{code}");
+            world.pod_is_gone(pod).await?;
+        }
+        assert!(refused.load(Ordering::Relaxed) >= 12, "{code}: the story met its faults");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn nothing_is_missed_when_the_watch_loses_its_position() -> Result<()> {
+    let mut world = World::empty().await?;
+    world.watches_are_short();
+    world.start().await?;
+    let stays = world.applied_pod("stays").await?;
+    let leaves = world.applied_pod("leaves").await?;
+    // A watch lasts a second; from here on none is begun again, as if all that happened meanwhile had been forgotten.
+    let expired = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&expired);
+    world.faults(move |request| {
+        let watches = request.uri().query().is_some_and(|query| query.contains("watch=true"));
+        (watches && count.fetch_add(1, Ordering::Relaxed) < 1000).then_some(410)
+    });
+    crate::support::eventually("both watches to have expired", async || {
+        (expired.load(Ordering::Relaxed) >= 2).then_some(())
+    })
+    .await?;
+    world.delete_pod("leaves", 0).await?;
+    let comes = world.create_pod("comes").await?;
+    world.provider.asked(&Call::Forget(leaves)).await?;
+    world.provider.asked(&Call::Apply(comes)).await?;
+    world.no_faults();
+    let later = world.create_pod("later").await?;
+    world.provider.asked(&Call::Apply(later)).await?;
+    assert!(!world.provider.calls().contains(&Call::Forget(stays)));
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_api_server_that_is_away_deletes_nothing() -> Result<()> {
+    let mut world = World::empty().await?;
+    let pod = world.create_pod("web").await?;
+    let tried = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&tried);
+    world.faults(move |_| {
+        count.fetch_add(1, Ordering::Relaxed);
+        Some(500)
+    });
+    world.start().await?;
+    crate::support::eventually("the engine to have tried", async || (tried.load(Ordering::Relaxed) > 10).then_some(()))
+        .await?;
+    assert_eq!(world.provider.calls(), []);
+    world.no_faults();
+    world.provider.asked(&Call::Synced(world.node.clone())).await?;
+    assert_eq!(world.provider.calls(), [Call::Apply(pod), Call::Synced(world.node.clone())]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_restart_stops_nothing_and_forgets_nothing() -> Result<()> {
+    for gently in [true, false] {
+        let mut world = World::with_node().await?;
+        let pod = world.applied_pod("web").await?;
+        let receipt = world.reporter.pod_status(world.node.clone(), pod.clone(), running()).await?;
+        assert_eq!(receipt.outcome().await?, Receipt::Accepted);
+        let before = world.pod_is("web", |pod| phase(pod) == "Running").await?;
+        let before_calls = world.provider.calls();
+        assert!(!before_calls.iter().any(|call| matches!(call, Call::Stop(..) | Call::Forget(..))));
+        if gently {
+            let outcome = world.stop().await?;
+            assert!(outcome.is_clean(), "{outcome:?}");
+        } else {
+            world.kill().await?;
+        }
+        let node = world.node_is(|_| true).await?;
+        assert_eq!(crate::support::condition(&node, "Ready").unwrap().0, "True", "a restart is no news about a device");
+
+        world.start().await?;
+        world.provider.asked(&Call::Synced(world.node.clone())).await?;
+        assert_eq!(world.provider.calls(), [Call::Apply(pod.clone()), Call::Synced(world.node.clone())]);
+        // The same report again changes nothing.
+        let receipt = world.reporter.pod_status(world.node.clone(), pod, running()).await?;
+        assert_eq!(receipt.outcome().await?, Receipt::Accepted);
+        let after = world.pod_is("web", |_| true).await?;
+        assert_eq!(after.metadata.resource_version, before.metadata.resource_version);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_stop_writes_what_is_unwritten() -> Result<()> {
+    let mut world = World::with_node().await?;
+    let pod = world.applied_pod("web").await?;
+    let receipt = world.reporter.pod_status(world.node.clone(), pod, running()).await?;
+    assert!(world.stop().await?.is_clean());
+    assert_eq!(receipt.outcome().await?, Receipt::Accepted);
+    world.pod_is("web", |pod| phase(pod) == "Running").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_stop_says_what_it_could_not_write() -> Result<()> {
+    let mut world = World::with_node().await?;
+    let pod = world.applied_pod("web").await?;
+    world.faults(|request| (*request.method() == Method::PATCH).then_some(500));
+    let receipt = world.reporter.pod_status(world.node.clone(), pod, running()).await?;
+    assert_eq!(world.stop().await?.statuses_unwritten, 1);
+    receipt.outcome().await.expect_err("nobody has accepted it");
+    Ok(())
+}
