@@ -23,6 +23,21 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A running hub. Dropping it stops it without waiting.
+///
+/// ```
+/// # use embedded_hub::{Accounts, Hub, HubConfig, Password};
+/// # use std::time::Duration;
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let accounts = Accounts::new(Password::generate()?);
+/// let hub = Hub::start(HubConfig::on_loopback(accounts.clone())).await?;
+/// println!("bridges connect to {} by {}", hub.local_addr(), accounts.bridge_password().reveal());
+/// accounts.remove_device("lost-in-a-taxi");
+/// let report = hub.stop(Duration::from_secs(5)).await;
+/// assert_eq!(report.cut, 0);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Hub {
     local_addr: SocketAddr,

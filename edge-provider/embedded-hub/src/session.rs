@@ -19,7 +19,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Longest number of QoS 2 publishes of one client that wait for their PUBREL.
+/// Largest number of QoS 2 publishes of one client that wait for their PUBREL.
 const UNRELEASED: usize = 64;
 
 /// A message on its way through the hub. Its QoS is 0 or 1.
@@ -198,6 +198,9 @@ impl Session {
     }
 
     fn on_subscribe(&mut self, subscribe: Subscribe) -> Result<Effects, Ending> {
+        if subscribe.filters.len() > self.max_subscriptions {
+            return Err(Ending::new(Closed::Protocol, "more filters in one SUBSCRIBE than a client may have"));
+        }
         let mut effects = Effects::default();
         let mut codes = Vec::with_capacity(subscribe.filters.len());
         for filter in subscribe.filters {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::accounts::{Accounts, Password};
-use rumqttc::mqttbytes::v4::{LastWill, Login};
+use rumqttc::mqttbytes::v4::{LastWill, Login, SubscribeFilter};
 
 fn limits() -> Limits {
     Limits { inflight: 3, subscriptions: 2, topic_bytes: 64, ..Limits::default() }
@@ -202,6 +202,10 @@ fn subscriptions_are_granted_by_role_and_number() {
         SubscribeReasonCode::Failure,
         "a known one"
     );
+
+    let many = Subscribe { pkid: 1, ..Subscribe::new_many(vec![SubscribeFilter::new("a".into(), QoS::AtMostOnce); 3]) };
+    let ending = session.on_packet(Packet::Subscribe(many)).expect_err("more filters than subscriptions");
+    assert_eq!(ending.reason, Closed::Protocol);
 
     let malformed = Subscribe { pkid: 1, ..Subscribe::new("a/#/b", QoS::AtMostOnce) };
     let ending = session.on_packet(Packet::Subscribe(malformed)).expect_err("malformed");

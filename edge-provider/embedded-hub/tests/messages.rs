@@ -7,7 +7,7 @@ use embedded_hub::{Devices, Hub, HubConfig, Password};
 use rumqttc::mqttbytes::QoS;
 use rumqttc::mqttbytes::v4::{Login, Packet, PubRel, Publish};
 use std::time::Duration;
-use support::{Client, Pair, as_bridge, as_device, config, hub};
+use support::{Client, Pair, as_bridge, as_device, config, hub, soon};
 
 #[tokio::test]
 async fn bridge_and_device_hear_each_other() -> Result<()> {
@@ -137,5 +137,20 @@ async fn a_port_in_use_is_named() -> Result<()> {
     let taken = HubConfig { listen: hub.local_addr(), ..config() };
     let error = Hub::start(taken).await.err().context("two hubs on one port")?;
     ensure!(error.to_string().contains(&hub.local_addr().to_string()), "{error}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_does_not_hold_up_the_stop() -> Result<()> {
+    let hub = hub().await?;
+    let mut deaf = Client::connect(hub.local_addr(), as_bridge("1")).await?;
+    deaf.subscribe("hawser/+/up", QoS::AtMostOnce).await?;
+    let mut device = Client::connect(hub.local_addr(), as_device("pi")).await?;
+    // More than the sockets' buffers hold, less than the bridge's queue does.
+    for _ in 0..80 {
+        device.publish("hawser/pi/up", vec![0; 250 * 1024]).await?;
+    }
+    let report = soon("the stop", hub.stop(Duration::from_millis(50))).await?;
+    ensure!((report.closed, report.cut) == (1, 1), "{report:?}");
     Ok(())
 }
