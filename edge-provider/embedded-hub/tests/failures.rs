@@ -138,6 +138,21 @@ async fn a_subscriber_that_does_not_read_is_disconnected_and_the_others_miss_not
 }
 
 #[tokio::test]
+async fn a_subscriber_that_takes_nothing_for_the_write_timeout_is_disconnected() -> Result<()> {
+    let limits = Limits { write_timeout: Duration::from_millis(300), ..Limits::default() };
+    let hub = Hub::start(config_with(limits)).await?;
+    let mut deaf = Client::connect(hub.local_addr(), as_bridge("deaf")).await?;
+    deaf.subscribe("hawser/+/up", QoS::AtMostOnce).await?;
+    let mut device = Client::connect(hub.local_addr(), as_device("pi")).await?;
+    // More than the sockets' buffers hold, less than the queue does.
+    for _ in 0..80 {
+        device.publish("hawser/pi/up", vec![0; 250 * 1024]).await?;
+    }
+    eventually("its end", || hub.metrics().closed(Closed::WriteStalled) == 1).await?;
+    device.publish("hawser/pi/up", "still here").await
+}
+
+#[tokio::test]
 async fn a_device_that_floods_is_slowed_down_and_does_not_cost_the_bridge_its_connection() -> Result<()> {
     let limits = Limits { packet_bytes: 8 * 1024, bridge_queue_bytes: 1024 * 1024, ..Limits::default() };
     let hub = Hub::start(config_with(limits)).await?;
