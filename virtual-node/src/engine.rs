@@ -2,11 +2,13 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::Api;
 use tokio::sync::mpsc;
-use tokio::task::{JoinError, JoinHandle};
+use tokio::task::{AbortHandle, JoinError, JoinHandle};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -101,12 +103,15 @@ impl VirtualNodes {
         // A part that ends by itself stops the others through this token.
         let stop = stop.child_token();
         let parts = self.start(provider, reports, stop.clone());
+        // Whoever drops this future wants all of it to end, not only the waiting.
+        let _aborts = Aborts(parts.abort_handles());
         parts.wait(stop).await
     }
 
     fn start<P: Provider>(self, provider: Arc<P>, reports: Reports, stop: CancellationToken) -> Parts {
         let Self { client, config, metrics } = self;
         let config = Arc::new(config);
+        let grace = config.stop_grace;
         // Events outlive the other parts, which may still send some while they stop.
         let events_stop = CancellationToken::new();
         let (events, events_task) =
@@ -149,6 +154,7 @@ impl VirtualNodes {
             pods: tokio::spawn(pods.run(pod_commands, pod_news_in, stop).instrument(tracing::info_span!("pods"))),
             events: tokio::spawn(events_task.instrument(tracing::info_span!("events"))),
             events_stop,
+            grace,
         }
     }
 }
@@ -160,33 +166,53 @@ struct Parts {
     pods: JoinHandle<Leftovers>,
     events: JoinHandle<usize>,
     events_stop: CancellationToken,
+    grace: Duration,
+}
+
+struct Aborts(Vec<AbortHandle>);
+
+impl Drop for Aborts {
+    fn drop(&mut self) {
+        for part in &self.0 {
+            part.abort();
+        }
+    }
 }
 
 impl Parts {
+    fn abort_handles(&self) -> Vec<AbortHandle> {
+        let [pod_watch, node_watch] = &self.watches;
+        let watches = [pod_watch.abort_handle(), node_watch.abort_handle()];
+        let owners = [self.router.abort_handle(), self.nodes.abort_handle(), self.pods.abort_handle()];
+        watches.into_iter().chain(owners).chain([self.events.abort_handle()]).collect()
+    }
+
     async fn wait(self, stop: CancellationToken) -> Result<Outcome, Error> {
         // Whatever ends first, by order or by a panic, ends the others.
         let guarded = |task, handle| ended(task, handle, stop.clone());
         let [pod_watch, node_watch] = self.watches;
-        let events_stop = self.events_stop;
-        let others = async {
-            let all = tokio::join!(
-                guarded("pod watch", pod_watch),
-                guarded("node watch", node_watch),
-                guarded("reports", self.router),
-                ended("nodes", self.nodes, stop.clone()),
-                ended("pods", self.pods, stop.clone()),
-            );
-            events_stop.cancel();
-            all
+        let mut events = self.events;
+        let (pod_watch, node_watch, router, nodes, pods) = tokio::join!(
+            guarded("pod watch", pod_watch),
+            guarded("node watch", node_watch),
+            guarded("reports", self.router),
+            ended("nodes", self.nodes, stop.clone()),
+            ended("pods", self.pods, stop.clone()),
+        );
+        // With the last of the others the last Event is under way: the task ends when it has sent it.
+        let events = match timeout(self.grace, &mut events).await {
+            Ok(ended) => ended,
+            Err(_) => {
+                self.events_stop.cancel();
+                events.await
+            }
         };
-        let (others, events) = tokio::join!(others, ended("events", self.events, stop.clone()));
-        let (pod_watch, node_watch, router, nodes, pods) = others;
         pod_watch.and(node_watch).and(router)?;
         let Leftovers { statuses, calls } = pods?;
         let outcome = Outcome {
             statuses_unwritten: statuses,
             nodes_unwritten: nodes?,
-            events_unsent: events?,
+            events_unsent: events.map_err(|source| Error::Task { task: "events", source })?,
             calls_dropped: calls,
         };
         tracing::info!(?outcome, "the virtual nodes have stopped");

@@ -39,6 +39,8 @@ pub(crate) enum Command {
 
 /// How long after a change by somebody else we look at the Node object: changes come in groups (taints after conditions).
 const SETTLE: Duration = Duration::from_millis(500);
+/// A failure is told when it follows so many others: the first ones are the weather.
+const LOUD: u32 = 2;
 /// How often the gauges are counted anew.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
 
@@ -264,7 +266,8 @@ impl NodesTask {
             }
             Command::Removed { node, receipt } => {
                 let entry = self.entry(&node);
-                entry.template = None;
+                // Should it be announced again, it begins as a node of which nothing is known.
+                (entry.template, entry.report, entry.liveness) = (None, None, None);
                 entry.removals.push(receipt);
                 for (_, receipt) in entry.receipts.drain(..) {
                     // Nobody waits for it any more: fine.
@@ -462,10 +465,16 @@ impl NodesTask {
                     self.events.send(Some(node.clone()), event, None);
                 }
                 entry.refused = true;
+                if entry.seen.take().is_some() {
+                    self.outbox.push_back(pods::task::Command::Lost(node.clone()));
+                }
             }
             NotSettled::Call(_) | NotSettled::Leaving => {
                 self.metrics.node_write("failed");
-                tracing::warn!(%node, %error, "cannot bring the Node object up to date; trying again");
+                // Once per bad spell and node: an API server that is away is not news about each.
+                if self.objects.failures(node) == LOUD {
+                    tracing::warn!(%node, %error, "cannot bring the Node object up to date; trying again");
+                }
             }
         }
         Finish::Failed
@@ -498,8 +507,7 @@ impl NodesTask {
     fn renewed(&mut self, node: &NodeName, answer: Result<(), CallError>, now: Instant) -> Finish {
         if let Err(error) = answer {
             self.metrics.lease("failed");
-            // The first failures are the weather; a node whose Lease runs out is lost to the cluster.
-            if self.leases.failures(node) == 2 {
+            if self.leases.failures(node) == LOUD {
                 tracing::warn!(%node, %error, "cannot renew the Lease; trying again");
             }
             return Finish::Failed;

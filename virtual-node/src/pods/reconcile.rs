@@ -115,3 +115,60 @@ impl<P: Provider> Caller<P> {
         Ok(pods.items.into_iter().map(Record::reduce).collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kube::client::Body;
+
+    /// Panics or hangs, by the name of the pod.
+    struct Broken;
+
+    impl Provider for Broken {
+        async fn apply(&self, pod: Arc<Pod>, _: Revision) -> Result<Applied, NotApplied> {
+            match pod.metadata.name.as_deref() {
+                Some("panics") => panic!("as ordered"),
+                Some("hangs") => std::future::pending().await,
+                _ => Ok(Applied::Settled),
+            }
+        }
+        async fn stop(&self, _: &NodeName, _: &PodRef, _: Duration, _: Revision) {
+            panic!("as ordered")
+        }
+        async fn forget(&self, _: &NodeName, _: &PodRef, _: Revision) {
+            std::future::pending().await
+        }
+        async fn synced(&self, _: &NodeName, _: Revision) {}
+    }
+
+    fn caller() -> Caller<Broken> {
+        let nobody = tower::service_fn(|_: http::Request<Body>| async { Err::<http::Response<Body>, _>("no server") });
+        Caller {
+            provider: Arc::new(Broken),
+            client: kube::Client::new(nobody, "default"),
+            metrics: Metrics::default(),
+            limit: Duration::from_secs(60),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_provider_that_panics_or_hangs_is_a_passing_fault() {
+        let node = NodeName::new("gw-1").unwrap();
+        for (name, fault) in [
+            ("panics", Some("the provider panicked")),
+            ("hangs", Some("the provider did not answer in time")),
+            ("works", None),
+        ] {
+            let pod = serde_json::json!({"metadata": {"name": name, "namespace": "shop", "uid": "u1"},
+                "spec": {"nodeName": "gw-1", "containers": []}});
+            let record = Record::reduce(serde_json::from_value(pod).unwrap()).unwrap();
+            let expected =
+                fault.map_or(Ok(Applied::Settled), |fault| Err(NotApplied::Unavailable { message: fault.to_owned() }));
+            assert_eq!(caller().apply(record.document(), Revision(1)).await, expected, "{name}");
+            let stopped = caller().stop(node.clone(), record.pod.clone(), Duration::ZERO, Revision(1)).await;
+            assert_eq!(stopped, Err(NoAnswer::Panicked));
+            assert_eq!(caller().forget(node.clone(), record.pod, Revision(1)).await, Err(NoAnswer::TimedOut));
+        }
+        assert_eq!(caller().synced(node, Revision(1)).await, Ok(()));
+    }
+}

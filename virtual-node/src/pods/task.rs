@@ -23,6 +23,9 @@ use crate::provider::{Applied, EventReport, NotApplied, PodReport, Provider, Rec
 use crate::queue::{DirtyQueue, Finish};
 use crate::watch::News;
 
+/// A failure is told when it follows so many others: the first ones are the weather.
+const LOUD: u32 = 2;
+
 /// What others tell the task.
 #[derive(Debug)]
 pub(crate) enum Command {
@@ -30,6 +33,8 @@ pub(crate) enum Command {
     Expected(NodeName),
     /// The Node object is ours: look after its pods.
     Owned(NodeName),
+    /// Somebody else has taken the Node object over: its pods are theirs now.
+    Lost(NodeName),
     /// The node is no more.
     Removed(NodeName),
     /// Whether the node is heard.
@@ -216,6 +221,14 @@ impl<P: Provider> PodsTask<P> {
                 {
                     known.view = View::Unlisted;
                     self.views.mark_now(node);
+                }
+            }
+            Command::Lost(node) => {
+                for pod in self.index.on_node(&node) {
+                    self.drop_pod(&pod);
+                }
+                if let Some(known) = self.nodes.get_mut(&node) {
+                    known.view = View::Expected;
                 }
             }
             Command::Removed(node) => self.node_removed(&node),
@@ -753,13 +766,18 @@ impl<P: Provider> PodsTask<P> {
             }
             Written::Rejected(error) => {
                 metrics.status_write("rejected");
-                tracing::error!(uid = %pod, %error, "the API server does not take a reported status");
+                if self.statuses.queue.failures(&pod) == 0 {
+                    tracing::error!(uid = %pod, %error, "the API server does not take a reported status");
+                }
                 self.statuses.rejected(&pod);
                 Finish::Failed
             }
             Written::Failed(error) => {
                 metrics.status_write("failed");
-                tracing::warn!(uid = %pod, %error, "cannot write a pod's status; trying again");
+                // Once per bad spell and pod: an API server that is away is not news about each.
+                if self.statuses.queue.failures(&pod) == LOUD {
+                    tracing::warn!(uid = %pod, %error, "cannot write a pod's status; trying again");
+                }
                 Finish::Failed
             }
         };
@@ -791,7 +809,9 @@ impl<P: Provider> PodsTask<P> {
                 Finish::Settled
             }
             (Some(_), Err(error)) => {
-                tracing::warn!(%node, %error, "cannot list the pods of a node; trying again");
+                if self.views.failures(&node) == LOUD {
+                    tracing::warn!(%node, %error, "cannot list the pods of a node; trying again");
+                }
                 Finish::Failed
             }
             (Some(_) | None, _) => Finish::Settled,

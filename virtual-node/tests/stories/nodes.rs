@@ -187,3 +187,21 @@ async fn a_report_is_written_and_acknowledged() -> Result<()> {
     assert_eq!(status.capacity.unwrap()["cpu"].0, "4");
     Ok(())
 }
+
+#[tokio::test]
+async fn a_node_taken_over_by_somebody_else_is_let_go_with_its_pods() -> Result<()> {
+    let world = World::with_node().await?;
+    let pod = world.applied_pod("ours").await?;
+    let theirs = json!({"metadata": {"labels": {COMPONENT_LABEL: "somebody-else"}}});
+    world.nodes().patch(world.node.as_str(), &PatchParams::default(), &Patch::Merge(theirs)).await?;
+    world.event("default", world.node.as_str(), "NodeNameTaken", |_| true).await?;
+    world.delete_pod("ours", 0).await?;
+    let later = world.create_pod("theirs").await?;
+
+    // Given back, it is ours again, and so is what is on it now. What was done while it was theirs was none of ours.
+    let back = json!({"metadata": {"labels": {COMPONENT_LABEL: world.component}}});
+    world.nodes().patch(world.node.as_str(), &PatchParams::default(), &Patch::Merge(back)).await?;
+    world.provider.asked(&crate::support::Call::Apply(later)).await?;
+    assert!(!world.provider.calls().contains(&crate::support::Call::Forget(pod)));
+    Ok(())
+}

@@ -250,3 +250,13 @@ async fn a_providers_events_are_shown_and_acknowledged() -> Result<()> {
     assert_eq!(shown.source.unwrap().host.as_deref(), Some(world.node.as_str()));
     Ok(())
 }
+
+#[tokio::test]
+async fn a_provider_that_asks_to_be_called_again_is() -> Result<()> {
+    let world = World::with_node().await?;
+    let soon = Duration::from_millis(30);
+    world.provider.answer("web", [Ok(Applied::Again(soon)), Ok(Applied::Again(soon)), Ok(Applied::Settled)]);
+    let pod = world.create_pod("web").await?;
+    let three = |calls: &[Call]| calls.iter().filter(|call| **call == Call::Apply(pod.clone())).count() == 3;
+    world.provider.asked_so("three applies", three).await
+}

@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Event, Namespace, Node, Pod};
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use kube::api::{Api, DeleteParams, ListParams, ObjectMeta, PostParams};
 use kube::client::Body;
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -22,6 +23,8 @@ use virtual_node::{Config, NodeName, Outcome, PodRef, Provider, Reporter, Revisi
 
 /// Longer than anything takes on a busy machine; only a failing test waits for it.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+const LEASES: &str = "kube-node-lease";
 
 /// A name that no other test uses.
 fn unique(stem: &str) -> String {
@@ -70,6 +73,24 @@ async fn cluster() -> Result<(kube::Client, Cluster)> {
     Ok((kube::Client::try_from(config)?, cluster))
 }
 
+/// Lets `user` do what the library says that it needs, and nothing more. On a cluster that checks, every story shows that
+/// this is enough.
+async fn grant(client: &kube::Client, user: &str) -> Result<()> {
+    let metadata = |name: &str| json!({"name": name});
+    let subjects = json!([{"kind": "User", "name": user, "apiGroup": "rbac.authorization.k8s.io"}]);
+    let reference = |kind: &str| json!({"kind": kind, "name": user, "apiGroup": "rbac.authorization.k8s.io"});
+    let role = json!({"metadata": metadata(user), "rules": virtual_node::rbac::cluster_rules()});
+    let binding = json!({"metadata": metadata(user), "subjects": subjects, "roleRef": reference("ClusterRole")});
+    let params = PostParams::default();
+    Api::<ClusterRole>::all(client.clone()).create(&params, &serde_json::from_value(role)?).await?;
+    Api::<ClusterRoleBinding>::all(client.clone()).create(&params, &serde_json::from_value(binding)?).await?;
+    let role = json!({"metadata": metadata(user), "rules": virtual_node::rbac::lease_rules()});
+    let binding = json!({"metadata": metadata(user), "subjects": subjects, "roleRef": reference("Role")});
+    Api::<Role>::namespaced(client.clone(), LEASES).create(&params, &serde_json::from_value(role)?).await?;
+    Api::<RoleBinding>::namespaced(client.clone(), LEASES).create(&params, &serde_json::from_value(binding)?).await?;
+    Ok(())
+}
+
 impl World {
     /// A world with a running engine and one node that is online, as the cluster sees it.
     pub(crate) async fn with_node() -> Result<Self> {
@@ -87,11 +108,15 @@ impl World {
         let namespaces: Api<Namespace> = Api::all(client.clone());
         namespaces.create(&PostParams::default(), &Namespace { metadata, ..Namespace::default() }).await?;
         let (reporter, _) = reports(1);
+        let component = unique("component");
+        if matches!(cluster, Cluster::Given) {
+            grant(&client, &component).await?;
+        }
         Ok(Self {
             client,
             node: NodeName::new(unique("gateway"))?,
             namespace,
-            component: unique("component"),
+            component,
             provider: Arc::new(Scripted::new()),
             reporter,
             faults: Arc::default(),
@@ -162,7 +187,9 @@ impl World {
     fn faulty_client(&self) -> kube::Client {
         let (inner, faults) = (self.client.clone(), Arc::clone(&self.faults));
         let short = self.short_watches;
+        let user = http::HeaderValue::from_str(&self.component).expect("a component's name is plain");
         let service = tower::service_fn(move |mut request: http::Request<Body>| {
+            request.headers_mut().insert("impersonate-user", user.clone());
             if short {
                 let uri = request.uri().to_string().replace("timeoutSeconds=290", "timeoutSeconds=1");
                 *request.uri_mut() = uri.parse().expect("still a URI");
@@ -189,7 +216,7 @@ impl World {
     }
 
     pub(crate) fn leases(&self) -> Api<Lease> {
-        Api::namespaced(self.client.clone(), "kube-node-lease")
+        Api::namespaced(self.client.clone(), LEASES)
     }
 
     /// Creates a pod bound to the story's node.
