@@ -1,5 +1,6 @@
 //! The `Device` custom resource: a board with an agent, as the cluster knows it. Its name is its Node's name.
 
+pub mod bridge_info;
 pub mod join_token;
 
 use std::collections::BTreeMap;
@@ -12,6 +13,9 @@ use serde::{Deserialize, Serialize};
 
 /// The key of the taint that keeps pods off devices unless they tolerate it.
 pub const DEVICE_TAINT: &str = "hawser.dev/device";
+
+/// The namespace of the bridge, its tokens and what it says of itself, unless another is chosen.
+pub const DEFAULT_NAMESPACE: &str = "hawser-system";
 
 /// What the operator says about a device.
 #[expect(clippy::duplicated_attributes, reason = "each printer column is one attribute of the same form")]

@@ -1,0 +1,4 @@
+//! The subcommands of `hawser`, each as something that can be parsed and run.
+
+pub mod device;
+pub mod manifests;
