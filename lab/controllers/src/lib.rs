@@ -15,8 +15,6 @@
 //! # }
 //! ```
 
-#![expect(dead_code, reason = "the scheduler, which uses the rest of the placement rules, is added next")]
-
 mod clock;
 mod cluster;
 mod config;
@@ -35,6 +33,7 @@ mod replicaset;
 mod run;
 #[cfg(test)]
 mod samples;
+mod scheduler;
 mod selectors;
 mod taint_eviction;
 mod template;

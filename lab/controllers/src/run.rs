@@ -7,7 +7,7 @@ use std::time::Duration;
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use kube::Client;
 use thiserror::Error;
 use tokio::task::JoinSet;
@@ -23,6 +23,7 @@ use crate::node_lifecycle::NodeLifecycle;
 use crate::pod_gc::PodGc;
 use crate::reconcile;
 use crate::replicaset::ReplicaSets;
+use crate::scheduler::Scheduler;
 use crate::taint_eviction::TaintEviction;
 
 /// Longer than any part needs to stop; a part that takes longer is dropped where it stands.
@@ -106,6 +107,7 @@ impl Controllers {
 
         parts.watch("the watch of pods", cluster::watch::<Pod>);
         parts.watch("the watch of nodes", cluster::watch::<Node>);
+        parts.watch("the watch of namespaces", cluster::watch::<Namespace>);
         parts.watch("the watch of leases", cluster::watch::<Lease>);
         parts.watch("the watch of deployments", cluster::watch::<Deployment>);
         parts.watch("the watch of replica sets", cluster::watch::<ReplicaSet>);
@@ -133,6 +135,7 @@ impl Controllers {
         parts.controller("the taint eviction controller", |cluster, stop| async move {
             reconcile::run(TaintEviction { cluster: cluster.clone() }, &cluster.queues.taint_eviction, stop).await;
         });
+        parts.controller("the scheduler", |cluster, stop| Scheduler::new(cluster).run(stop));
         parts.controller("the pod garbage collector", |cluster, stop| async move {
             cluster.queues.pod_gc.add(cluster::sweep());
             reconcile::run(PodGc::new(cluster.clone()), &cluster.queues.pod_gc, stop).await;

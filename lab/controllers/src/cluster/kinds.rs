@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use kube::{Api, Client, Resource};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -18,6 +18,7 @@ use super::store::{Change, Store};
 pub(crate) struct Stores {
     pub(crate) pods: Store<Pod>,
     pub(crate) nodes: Store<Node>,
+    pub(crate) namespaces: Store<Namespace>,
     pub(crate) leases: Store<Lease>,
     pub(crate) deployments: Store<Deployment>,
     pub(crate) replica_sets: Store<ReplicaSet>,
@@ -31,6 +32,7 @@ impl Stores {
     pub(crate) async fn ready(&self) {
         self.pods.ready().await;
         self.nodes.ready().await;
+        self.namespaces.ready().await;
         self.leases.ready().await;
         self.deployments.ready().await;
         self.replica_sets.ready().await;
@@ -84,17 +86,24 @@ namespaced!(DaemonSet, daemon_sets, routes::daemon_set, Api::all);
 namespaced!(ControllerRevision, revisions, routes::revision, Api::all);
 namespaced!(Job, jobs, routes::job, Api::all);
 
-impl Kind for Node {
-    fn store(stores: &Stores) -> &Store<Self> {
-        &stores.nodes
-    }
-    fn api(client: Client, _namespace: &str) -> Api<Self> {
-        Api::all(client)
-    }
-    fn everywhere(client: Client) -> Api<Self> {
-        Api::all(client)
-    }
-    fn route(queues: &Queues, stores: &Stores, change: &Change<Self>) {
-        routes::node(queues, stores, change);
-    }
+macro_rules! cluster_scoped {
+    ($kind:ty, $store:ident, $route:path) => {
+        impl Kind for $kind {
+            fn store(stores: &Stores) -> &Store<Self> {
+                &stores.$store
+            }
+            fn api(client: Client, _namespace: &str) -> Api<Self> {
+                Api::all(client)
+            }
+            fn everywhere(client: Client) -> Api<Self> {
+                Api::all(client)
+            }
+            fn route(queues: &Queues, stores: &Stores, change: &Change<Self>) {
+                $route(queues, stores, change);
+            }
+        }
+    };
 }
+
+cluster_scoped!(Node, nodes, routes::node);
+cluster_scoped!(Namespace, namespaces, routes::namespace);

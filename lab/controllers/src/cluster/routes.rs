@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use kube::Resource;
 use tokio::sync::Notify;
@@ -204,6 +204,14 @@ pub(super) fn node(queues: &Queues, stores: &Stores, change: &Change<Node>) {
 /// The one key of the pod garbage collector: it always looks at everything.
 pub(crate) fn sweep() -> ObjectKey {
     ObjectKey::cluster("sweep")
+}
+
+/// Labels of a namespace decide whom affinity speaks of.
+pub(super) fn namespace(queues: &Queues, _: &Stores, change: &Change<Namespace>) {
+    let labels = |namespace: &Namespace| namespace.metadata.labels.clone();
+    if change.old.as_deref().map(labels) != change.new.as_deref().map(labels) {
+        queues.scheduler.room_may_have_appeared();
+    }
 }
 
 /// A node that renews its lease is looked at on the next round of the monitor; a renewal itself wakes nobody.
