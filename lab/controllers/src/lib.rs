@@ -20,6 +20,7 @@ mod cluster;
 mod config;
 mod daemonset;
 mod deployment;
+mod garbage;
 mod identity;
 mod job;
 mod node_lifecycle;

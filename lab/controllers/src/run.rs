@@ -18,6 +18,7 @@ use crate::cluster::{self, Cluster, Queues, Recorder, Stores};
 use crate::config::{Config, InvalidConfig};
 use crate::daemonset::DaemonSets;
 use crate::deployment::Deployments;
+use crate::garbage::GarbageCollector;
 use crate::job::Jobs;
 use crate::node_lifecycle::NodeLifecycle;
 use crate::pod_gc::PodGc;
@@ -105,16 +106,16 @@ impl Controllers {
             Arc::new(Cluster { client: self.client, stores: Stores::default(), queues, recorder, config: self.config });
         let mut parts = Parts { set: JoinSet::new(), cluster: cluster.clone(), stop: stop.clone() };
 
-        parts.watch("the watch of pods", cluster::watch::<Pod>);
-        parts.watch("the watch of nodes", cluster::watch::<Node>);
-        parts.watch("the watch of namespaces", cluster::watch::<Namespace>);
-        parts.watch("the watch of leases", cluster::watch::<Lease>);
-        parts.watch("the watch of deployments", cluster::watch::<Deployment>);
-        parts.watch("the watch of replica sets", cluster::watch::<ReplicaSet>);
-        parts.watch("the watch of daemon sets", cluster::watch::<DaemonSet>);
-        parts.watch("the watch of controller revisions", cluster::watch::<ControllerRevision>);
-        parts.watch("the watch of jobs", cluster::watch::<Job>);
-        parts.watch("the writer of events", |cluster, stop| {
+        parts.part("the watch of pods", cluster::watch::<Pod>);
+        parts.part("the watch of nodes", cluster::watch::<Node>);
+        parts.part("the watch of namespaces", cluster::watch::<Namespace>);
+        parts.part("the watch of leases", cluster::watch::<Lease>);
+        parts.part("the watch of deployments", cluster::watch::<Deployment>);
+        parts.part("the watch of replica sets", cluster::watch::<ReplicaSet>);
+        parts.part("the watch of daemon sets", cluster::watch::<DaemonSet>);
+        parts.part("the watch of controller revisions", cluster::watch::<ControllerRevision>);
+        parts.part("the watch of jobs", cluster::watch::<Job>);
+        parts.part("the writer of events", |cluster, stop| {
             event_writer.run(cluster.client.clone(), cluster.config.clock, stop)
         });
         parts.controller("the deployment controller", |cluster, stop| async move {
@@ -136,6 +137,7 @@ impl Controllers {
             reconcile::run(TaintEviction { cluster: cluster.clone() }, &cluster.queues.taint_eviction, stop).await;
         });
         parts.controller("the scheduler", |cluster, stop| Scheduler::new(cluster).run(stop));
+        parts.part("the garbage collector", |cluster, stop| GarbageCollector::new(cluster).run(stop));
         parts.controller("the pod garbage collector", |cluster, stop| async move {
             cluster.queues.pod_gc.add(cluster::sweep());
             reconcile::run(PodGc::new(cluster.clone()), &cluster.queues.pod_gc, stop).await;
@@ -153,7 +155,7 @@ struct Parts {
 
 impl Parts {
     /// Starts a part at once.
-    fn watch<F>(&mut self, name: &'static str, part: impl FnOnce(Arc<Cluster>, CancellationToken) -> F)
+    fn part<F>(&mut self, name: &'static str, part: impl FnOnce(Arc<Cluster>, CancellationToken) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -174,7 +176,7 @@ impl Parts {
         F: Future<Output = ()> + Send + 'static,
     {
         let running = part(self.cluster.clone(), self.stop.clone());
-        self.watch(name, |cluster, stop| async move {
+        self.part(name, |cluster, stop| async move {
             if stop.run_until_cancelled(cluster.stores.ready()).await.is_some() {
                 running.await;
             }
