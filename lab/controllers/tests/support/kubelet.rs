@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, ResourceExt};
+use lab_controllers::Clock;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -39,14 +40,14 @@ impl Kubelet {
         (
             stop,
             tokio::spawn(async move {
-                running.await;
+                Box::pin(running).await;
             }),
         )
     }
 
     /// Posts that the node is ready, as a kubelet does when it starts or returns.
     pub(crate) async fn post_status(&self) -> Result<()> {
-        let now = jiff::Timestamp::now().to_string();
+        let now = Clock::Wall.now().to_string();
         let conditions: Vec<Value> = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"]
             .into_iter()
             .map(|kind| {
@@ -66,7 +67,7 @@ impl Kubelet {
     pub(crate) async fn silence(&mut self) {
         if let Some((stop, running)) = self.beats.take() {
             stop.cancel();
-            let _ = running.await;
+            let _ = Box::pin(running).await;
         }
     }
 
@@ -77,7 +78,7 @@ impl Kubelet {
         self.beats = Some((
             stop,
             tokio::spawn(async move {
-                beating.await;
+                Box::pin(beating).await;
             }),
         ));
         Ok(())
@@ -107,7 +108,7 @@ async fn beat(client: Client, node: String) {
     let mut interval = tokio::time::interval(Duration::from_millis(300));
     loop {
         interval.tick().await;
-        let now = format!("{:.6}", jiff::Timestamp::now());
+        let now = format!("{:.6}", Clock::Wall.now());
         let lease = json!({
             "apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": { "name": node },
             "spec": { "holderIdentity": node, "leaseDurationSeconds": 40, "renewTime": now },
@@ -141,7 +142,7 @@ async fn run_pods(client: Client, node: String) {
 fn outcome(pod: &Pod) -> Option<Value> {
     let spec = pod.spec.as_ref()?;
     let image = spec.containers.first()?.image.as_deref()?;
-    let now = jiff::Timestamp::now().to_string();
+    let now = Clock::Wall.now().to_string();
     let ended = |code: i32| json!({ "terminated": { "exitCode": code, "finishedAt": now, "startedAt": now } });
     let (phase, ready, state) = match image {
         "succeeds" => ("Succeeded", false, ended(0)),
