@@ -1,0 +1,133 @@
+//! What one device is to run: one entry per pod bound to it, and the index over them.
+
+use std::collections::BTreeMap;
+
+use hawser_wire::desired::{Index, IndexEntry, Wish, digest_of};
+use hawser_wire::limits::MAX_INDEX_ENTRIES;
+use hawser_wire::{ContentHash, Digest, PodUid, Version};
+use virtual_node::PodRef;
+
+use crate::deployment::Object;
+
+/// The entries of one device.
+#[derive(Debug, Default)]
+pub(crate) struct DesiredSet {
+    entries: BTreeMap<PodUid, Entry>,
+    /// Of the entries as they are; `None` after a change.
+    digest: Option<Digest>,
+}
+
+/// One pod.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) pod: PodRef,
+    pub(crate) wanted: Wanted,
+}
+
+/// What is wanted of a pod, with the bytes that the device may ask for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    Run(Box<Running>),
+    Keep,
+    Stop { grace_seconds: u32 },
+    Retain,
+}
+
+/// An edge deployment and its blobs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Running {
+    pub(crate) deployment: Object,
+    pub(crate) blobs: Box<[Object]>,
+}
+
+/// The device has as many pods as fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the device already has {MAX_INDEX_ENTRIES} pods, and no more fit")]
+pub struct Full;
+
+impl DesiredSet {
+    /// Sets what is wanted of a pod. Answers whether that changed anything.
+    pub(crate) fn set(&mut self, uid: PodUid, pod: PodRef, wanted: Wanted) -> Result<bool, Full> {
+        if let Some(entry) = self.entries.get_mut(&uid) {
+            let changed = entry.wanted != wanted;
+            if changed {
+                entry.wanted = wanted;
+                self.digest = None;
+            }
+            return Ok(changed);
+        }
+        if self.entries.len() >= MAX_INDEX_ENTRIES && !self.make_room(&wanted) {
+            return Err(Full);
+        }
+        self.entries.insert(uid, Entry { pod, wanted });
+        self.digest = None;
+        Ok(true)
+    }
+
+    /// The remains of an ended pod are worth less than anything else.
+    fn make_room(&mut self, wanted: &Wanted) -> bool {
+        if *wanted == Wanted::Retain {
+            return false;
+        }
+        let ended = self.entries.iter().find(|(_, entry)| entry.wanted == Wanted::Retain).map(|(uid, _)| uid.clone());
+        ended.is_some_and(|uid| self.entries.remove(&uid).is_some())
+    }
+
+    pub(crate) fn remove(&mut self, uid: &PodUid) -> bool {
+        let removed = self.entries.remove(uid).is_some();
+        if removed {
+            self.digest = None;
+        }
+        removed
+    }
+
+    pub(crate) fn get(&self, uid: &PodUid) -> Option<&Entry> {
+        self.entries.get(uid)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(crate) fn digest(&mut self) -> Digest {
+        match self.digest {
+            Some(digest) => digest,
+            None => {
+                let digest = digest_of(&self.index_entries());
+                self.digest = Some(digest);
+                digest
+            }
+        }
+    }
+
+    /// The index as it is sent. The entries ascend and are within their bound, because this type keeps them so.
+    pub(crate) fn index(&mut self, version: Version) -> Index {
+        Index { version, digest: self.digest(), entries: self.index_entries() }
+    }
+
+    /// The bytes of an object, if it is one of this device's.
+    pub(crate) fn object(&self, hash: &ContentHash) -> Option<&Object> {
+        self.entries.values().find_map(|entry| match &entry.wanted {
+            Wanted::Run(running) => {
+                let mut objects = std::iter::once(&running.deployment).chain(&running.blobs);
+                objects.find(|object| object.reference.hash == *hash)
+            }
+            Wanted::Keep | Wanted::Stop { .. } | Wanted::Retain => None,
+        })
+    }
+
+    fn index_entries(&self) -> Vec<IndexEntry> {
+        self.entries.iter().map(|(uid, entry)| IndexEntry { uid: uid.clone(), wish: entry.wanted.wish() }).collect()
+    }
+}
+
+impl Wanted {
+    fn wish(&self) -> Wish {
+        match self {
+            Self::Run(running) => Wish::Run(running.deployment.reference),
+            Self::Keep => Wish::Keep,
+            Self::Stop { grace_seconds } => Wish::Stop(*grace_seconds),
+            Self::Retain => Wish::Retain,
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! What a device says, in the words of Kubernetes.
+//!
+//! A device is authenticated but not trusted to be well-formed: what the API server would refuse (an address that is
+//! none, a quantity that is none, a word that is a novel) is left out or cut here, so that one odd value never keeps the
+//! rest from being written.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use hawser_wire::DeviceTime;
+use hawser_wire::deployment::{Container, EdgeDeployment};
+use hawser_wire::report::{
+    ContainerReport, ContainerState as Said, DeviceEvent, NodeFacts, Phase, Resource, Terminated, WorkloadReport,
+};
+use k8s_openapi::api::core::v1::{
+    ContainerImage, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
+    ContainerStatus, HostIP, NodeAddress, NodeSystemInfo, PodIP,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use virtual_node::provider::{ConditionReport, EventReport, NodeReport, PodPhase, PodReport, Subject};
+use virtual_node::{NodeName, PodRef};
+
+use super::clock::{DeviceClock, Moment};
+
+/// The longest CamelCase word that is passed on (the bound of `Event.reason`).
+const MAX_REASON: usize = 128;
+/// The longest sentence that is passed on (the bound of `Event.note`).
+const MAX_MESSAGE: usize = 1024;
+/// The longest termination message that a kubelet passes on.
+const MAX_TERMINATION: usize = 4096;
+/// How many images a kubelet lists.
+const MAX_IMAGES: usize = 50;
+const MAX_ADDRESSES: usize = 16;
+const MAX_RESOURCES: usize = 64;
+const MAX_CONDITIONS: usize = 16;
+
+/// A pod's status. `spec` says which containers there are, in which order; without it they are as the device says.
+pub fn pod_report(
+    said: &WorkloadReport,
+    clock: &DeviceClock,
+    spec: Option<&EdgeDeployment>,
+    host_ips: &[IpAddr],
+) -> PodReport {
+    let waiting = if said.sandbox_ready { "PodInitializing" } else { "ContainerCreating" };
+    let statuses = |said: &[ContainerReport], spec: Option<&[Container]>| match spec {
+        Some(spec) => spec
+            .iter()
+            .map(|container| match said.iter().find(|said| said.name == container.name) {
+                Some(said) => container_status(said, &container.image, clock),
+                None => not_said(container, waiting),
+            })
+            .collect(),
+        None => said.iter().map(|said| container_status(said, "", clock)).collect(),
+    };
+    PodReport {
+        phase: match said.phase {
+            Phase::Pending => PodPhase::Pending,
+            Phase::Running => PodPhase::Running,
+            Phase::Succeeded => PodPhase::Succeeded,
+            Phase::Failed => PodPhase::Failed,
+        },
+        reason: said.reason.as_deref().map(|reason| cut(reason, MAX_REASON)),
+        message: said.message.as_deref().map(|message| cut(message, MAX_MESSAGE)),
+        start_time: said.started.and_then(|time| clock.to_timestamp(time)),
+        host_ips: host_ips.iter().map(|ip| HostIP { ip: ip.to_string() }).collect(),
+        pod_ips: addresses(&said.pod_ips).map(|ip| PodIP { ip: ip.to_string() }).collect(),
+        sandbox_ready: said.sandbox_ready,
+        init_containers: statuses(&said.init_containers, spec.map(|spec| spec.init_containers.as_slice())),
+        containers: statuses(&said.containers, spec.map(|spec| spec.containers.as_slice())),
+        ephemeral_containers: Vec::new(),
+    }
+}
+
+/// The addresses of a device.
+pub fn device_addresses(facts: &NodeFacts) -> Vec<IpAddr> {
+    addresses(&facts.addresses).collect()
+}
+
+/// The Node's status, apart from the conditions that the bridge itself knows.
+pub fn node_report(facts: &NodeFacts) -> NodeReport {
+    let hostname = Some(cut(&facts.hostname, 253)).filter(|name| !name.is_empty());
+    let address = |kind: &str, address: String| NodeAddress { address, type_: kind.to_owned() };
+    let ips = addresses(&facts.addresses).map(|ip| address("InternalIP", ip.to_string()));
+    let image = |image: &hawser_wire::report::Image| ContainerImage {
+        names: Some(image.names.iter().take(5).map(|name| cut(name, 512)).collect()),
+        size_bytes: i64::try_from(image.bytes).ok(),
+    };
+    NodeReport {
+        capacity: resources(&facts.capacity),
+        allocatable: resources(&facts.allocatable),
+        node_info: NodeSystemInfo {
+            architecture: cut(&facts.arch, 64),
+            boot_id: cut(&facts.boot_id, 128),
+            container_runtime_version: cut(&facts.runtime, 128),
+            kernel_version: cut(&facts.kernel, 128),
+            kube_proxy_version: String::new(),
+            kubelet_version: cut(&facts.agent_version, 128),
+            machine_id: cut(&facts.machine_id, 128),
+            operating_system: cut(&facts.os, 64),
+            os_image: cut(&facts.os_image, 256),
+            swap: None,
+            system_uuid: cut(&facts.system_uuid, 128),
+        },
+        addresses: ips.chain(hostname.map(|name| address("Hostname", name))).collect(),
+        images: facts.images.iter().take(MAX_IMAGES).map(image).collect(),
+        conditions: conditions(facts),
+    }
+}
+
+/// An Event. `subject` is the pod if it is about one that is known.
+pub fn event_report(
+    said: &DeviceEvent,
+    node: &NodeName,
+    pod: Option<&PodRef>,
+    clock: &DeviceClock,
+    now: Moment,
+) -> EventReport {
+    let subject = match (pod, &said.container) {
+        (Some(pod), Some(container)) => {
+            Subject::Container { pod: pod.clone(), field_path: format!("spec.containers{{{}}}", cut(container, 63)) }
+        }
+        (Some(pod), None) => Subject::Pod(pod.clone()),
+        (None, _) => Subject::Node(node.clone()),
+    };
+    EventReport {
+        subject,
+        warning: said.warning,
+        reason: cut(&said.reason, MAX_REASON),
+        message: cut(&said.message, MAX_MESSAGE),
+        at: clock.to_timestamp(said.at).unwrap_or(now.wall),
+        count: said.count.clamp(1, i32::MAX as u32),
+    }
+}
+
+/// `spec` knows the image by the name that the user gave it; the runtime may not have one yet.
+fn container_status(said: &ContainerReport, image: &str, clock: &DeviceClock) -> ContainerStatus {
+    let running = matches!(said.state, Said::Running(_));
+    ContainerStatus {
+        name: cut(&said.name, 63),
+        ready: said.ready,
+        started: said.started.or(Some(running)),
+        restart_count: i32::try_from(said.restart_count).unwrap_or(i32::MAX),
+        image: if said.image.is_empty() { image.to_owned() } else { cut(&said.image, 512) },
+        image_id: cut(&said.image_id, 512),
+        container_id: container_id(said.container_id.as_deref()),
+        state: Some(match &said.state {
+            Said::Waiting(waiting) => state_waiting(&waiting.reason, waiting.message.as_deref()),
+            Said::Running(running) => ContainerState {
+                running: Some(ContainerStateRunning { started_at: time(running.since, clock) }),
+                ..ContainerState::default()
+            },
+            Said::Terminated(terminated) => state_terminated(terminated, clock),
+        }),
+        last_state: Some(said.last.as_ref().map_or_else(ContainerState::default, |last| state_terminated(last, clock))),
+        ..ContainerStatus::default()
+    }
+}
+
+/// A container of the spec that the device has not spoken of yet.
+fn not_said(container: &Container, reason: &str) -> ContainerStatus {
+    ContainerStatus {
+        name: container.name.clone(),
+        image: container.image.clone(),
+        started: Some(false),
+        state: Some(state_waiting(reason, None)),
+        last_state: Some(ContainerState::default()),
+        ..ContainerStatus::default()
+    }
+}
+
+fn state_waiting(reason: &str, message: Option<&str>) -> ContainerState {
+    let waiting = ContainerStateWaiting {
+        reason: Some(cut(reason, MAX_REASON)),
+        message: message.map(|message| cut(message, MAX_MESSAGE)),
+    };
+    ContainerState { waiting: Some(waiting), ..ContainerState::default() }
+}
+
+fn state_terminated(said: &Terminated, clock: &DeviceClock) -> ContainerState {
+    let terminated = ContainerStateTerminated {
+        container_id: container_id(said.container_id.as_deref()),
+        exit_code: said.exit_code,
+        signal: said.signal,
+        reason: Some(cut(&said.reason, MAX_REASON)),
+        message: said.message.as_deref().map(|message| cut(message, MAX_TERMINATION)),
+        started_at: said.started.and_then(|at| time(at, clock)),
+        finished_at: said.finished.and_then(|at| time(at, clock)),
+    };
+    ContainerState { terminated: Some(terminated), ..ContainerState::default() }
+}
+
+fn time(at: DeviceTime, clock: &DeviceClock) -> Option<Time> {
+    clock.to_timestamp(at).map(Time)
+}
+
+/// The API server refuses an identity that does not say of which runtime it is.
+fn container_id(said: Option<&str>) -> Option<String> {
+    said.filter(|id| id.contains("://")).map(|id| cut(id, 256))
+}
+
+fn addresses(said: &[String]) -> impl Iterator<Item = IpAddr> {
+    said.iter().filter_map(|text| text.parse().ok()).take(MAX_ADDRESSES)
+}
+
+fn resources(said: &[Resource]) -> BTreeMap<String, Quantity> {
+    said.iter()
+        .filter(|resource| is_resource_name(&resource.name) && is_quantity(&resource.quantity))
+        .take(MAX_RESOURCES)
+        .map(|resource| (resource.name.clone(), Quantity(resource.quantity.clone())))
+        .collect()
+}
+
+/// The first of each kind. `Ready` is not the device's to say.
+fn conditions(facts: &NodeFacts) -> Vec<ConditionReport> {
+    let mut conditions: Vec<ConditionReport> = Vec::new();
+    for said in &facts.conditions {
+        let known = said.kind == "Ready" || conditions.iter().any(|other| other.kind == said.kind);
+        if known || !is_resource_name(&said.kind) || conditions.len() == MAX_CONDITIONS {
+            continue;
+        }
+        conditions.push(ConditionReport {
+            kind: said.kind.clone(),
+            status: said.holds,
+            reason: cut(&said.reason, MAX_REASON),
+            message: cut(&said.message, MAX_MESSAGE),
+        });
+    }
+    conditions
+}
+
+/// A qualified name, as the API server wants it of resources and condition types.
+fn is_resource_name(name: &str) -> bool {
+    let edge = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
+    let plain = |part: &str| {
+        let bytes = part.as_bytes();
+        bytes.len() <= 253
+            && edge(bytes.first())
+            && edge(bytes.last())
+            && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+    };
+    match name.split_once('/') {
+        Some((domain, name)) => plain(domain) && plain(name) && name.len() <= 63,
+        None => plain(name) && name.len() <= 63,
+    }
+}
+
+/// A Kubernetes quantity that is not negative: digits, at most one point, then a suffix or an exponent.
+fn is_quantity(text: &str) -> bool {
+    let number = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, suffix) = text.split_at(number);
+    let digits = number.bytes().filter(u8::is_ascii_digit).count();
+    let exponent = |digits: &str| {
+        let digits = digits.strip_prefix(['+', '-']).unwrap_or(digits);
+        (1..=2).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit())
+    };
+    let suffixes = ["", "n", "u", "m", "k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
+    (1..=20).contains(&digits)
+        && number.len() - digits <= 1
+        && (suffixes.contains(&suffix) || suffix.strip_prefix(['e', 'E']).is_some_and(exponent))
+}
+
+/// The first `max` bytes, ending at a whole character.
+fn cut(text: &str, max: usize) -> String {
+    text[..text.floor_char_boundary(max)].to_owned()
+}

@@ -1,0 +1,225 @@
+//! The bridge's connection to the hub: one task polls it, everybody else publishes through a handle.
+//!
+//! What is queued when the connection ends is lost, and nobody repeats it here: the twins converge whatever is lost.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hawser_wire::limits::MAX_PAYLOAD;
+use hawser_wire::{Channel, DeviceId, Root};
+use rumqttc::mqttbytes::v4::{ConnectReturnCode, Packet, SubscribeReasonCode};
+use rumqttc::mqttbytes::{QoS, v4::Subscribe, v4::SubscribeFilter};
+use rumqttc::{AsyncClient, ConnectionError, EventLoop, MqttOptions, Request, TlsConfiguration, Transport};
+use rustls::ClientConfig;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::address::HubAddress;
+use crate::metrics::{Dropped, Metrics};
+
+/// How many messages may wait for the hub. A message that finds no room is dropped and counted: an index, a chunk or an
+/// acknowledgement is sent again when the device shows that it lacks it.
+const QUEUE: usize = 4096;
+/// Larger packets from the hub end the connection. Hubs are to refuse them from devices at 256 KiB (deploy/ does), so
+/// this is met only by a hub that lets anything through.
+const MAX_PACKET: usize = 4 * 1024 * 1024;
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LAST_PAUSE: Duration = Duration::from_secs(30);
+
+/// Where the hub is and who we are there.
+#[derive(Debug, Clone)]
+pub struct HubAccess {
+    /// Where.
+    pub address: HubAddress,
+    /// With which TLS configuration, if the address says TLS.
+    pub tls: Option<Arc<ClientConfig>>,
+    /// The user name, `bridge` unless the hub's accounts are of another making.
+    pub username: String,
+    /// The password.
+    pub password: String,
+}
+
+/// What comes from the hub.
+#[derive(Debug)]
+pub enum FromHub {
+    /// Connected and subscribed.
+    Connected,
+    /// A message on a topic of ours.
+    Message(DeviceId, Channel, Bytes),
+}
+
+/// Publishes. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct HubSender {
+    client: AsyncClient,
+    metrics: Metrics,
+}
+
+/// Owns the connection.
+pub struct HubClient {
+    connection: EventLoop,
+    filters: Vec<SubscribeFilter>,
+    root: Root,
+    address: String,
+    /// One report per outage.
+    reported_down: bool,
+    metrics: Metrics,
+    client: AsyncClient,
+}
+
+impl HubSender {
+    /// Hands a message to the connection, or drops it.
+    pub fn send(&self, topic: String, payload: Vec<u8>) {
+        let len = payload.len() as u64;
+        match self.client.try_publish(topic, QoS::AtLeastOnce, false, payload) {
+            Ok(()) => {
+                self.metrics.messages_out.inc();
+                self.metrics.bytes_out.inc_by(len);
+            }
+            Err(_) => self.metrics.on_dropped(Dropped::HubQueue),
+        }
+    }
+}
+
+impl HubClient {
+    /// Prepares the connection; nothing is opened before [`HubClient::run`]. `id` must differ from that of any other
+    /// bridge.
+    pub fn new(access: HubAccess, root: Root, id: [u8; 8], metrics: Metrics) -> (HubSender, Self) {
+        let id: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
+        let mut options = MqttOptions::new(format!("bridge-{id}"), access.address.host.clone(), access.address.port);
+        options.set_credentials(access.username, access.password);
+        options.set_keep_alive(KEEP_ALIVE);
+        options.set_clean_session(true);
+        options.set_max_packet_size(MAX_PACKET, MAX_PAYLOAD + 1024);
+        options.set_inflight(1000);
+        if let Some(tls) = access.tls {
+            options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(tls)));
+        }
+        let (client, connection) = AsyncClient::new(options, QUEUE);
+        let filters = root.bridge_filters().map(|filter| SubscribeFilter::new(filter, QoS::AtLeastOnce)).to_vec();
+        let sender = HubSender { client: client.clone(), metrics: metrics.clone() };
+        let address = access.address.to_string();
+        (sender, Self { connection, filters, root, address, reported_down: false, metrics, client })
+    }
+
+    /// Stays connected until told to stop.
+    pub async fn run(mut self, messages: mpsc::Sender<FromHub>, stop: CancellationToken) {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let polled = tokio::select! {
+                biased;
+                // Cancel-safe: a token only ever goes one way.
+                () = stop.cancelled() => break,
+                // Not cancel-safe, and it does not matter: it is only cancelled to end the connection.
+                polled = self.connection.poll() => polled,
+            };
+            let wait = match polled {
+                Ok(rumqttc::Event::Incoming(packet)) => {
+                    let up = matches!(packet, Packet::SubAck(_));
+                    let Some(heard) = self.take(packet) else { continue };
+                    if up {
+                        pause = FIRST_PAUSE;
+                    }
+                    tokio::select! {
+                        // Cancel-safe: a token only ever goes one way.
+                        () = stop.cancelled() => break,
+                        // Cancelled only to end. While the fleet is busy the hub has to wait.
+                        sent = messages.send(heard) => if sent.is_err() { break },
+                    }
+                    continue;
+                }
+                Ok(rumqttc::Event::Outgoing(_)) => continue,
+                Err(error) => self.went_down(&error, &mut pause),
+            };
+            tokio::select! {
+                // Cancel-safe: a token only ever goes one way.
+                () = stop.cancelled() => break,
+                // Cancel-safe: a pause.
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+        self.leave().await;
+    }
+
+    fn take(&mut self, packet: Packet) -> Option<FromHub> {
+        match packet {
+            Packet::ConnAck(_) => {
+                // What was queued for the connection before is of sessions that may be over; it goes first all the same.
+                self.connection.pending.push_front(Request::Subscribe(Subscribe::new_many(self.filters.clone())));
+                None
+            }
+            Packet::SubAck(ack) if ack.return_codes.contains(&SubscribeReasonCode::Failure) => {
+                if !std::mem::replace(&mut self.reported_down, true) {
+                    tracing::error!(hub = self.address, root = %self.root, "the hub does not let the bridge subscribe: its access list must allow user `bridge` to read `<root>/+/up/#` and `<root>/+/presence`");
+                }
+                None
+            }
+            Packet::SubAck(_) => {
+                self.reported_down = false;
+                self.metrics.on_hub(&self.address, true);
+                Some(FromHub::Connected)
+            }
+            Packet::Publish(publish) => self.take_message(&publish.topic, publish.payload),
+            _ => None,
+        }
+    }
+
+    fn take_message(&self, topic: &str, payload: Bytes) -> Option<FromHub> {
+        self.metrics.messages_in.inc();
+        self.metrics.bytes_in.inc_by(payload.len() as u64);
+        if payload.len() > MAX_PAYLOAD {
+            self.metrics.on_dropped(Dropped::TooLong);
+            return None;
+        }
+        match Channel::parse(&self.root, topic) {
+            Some((device, channel)) => Some(FromHub::Message(device, channel, payload)),
+            None => {
+                self.metrics.on_dropped(Dropped::Topic);
+                None
+            }
+        }
+    }
+
+    /// Says once per outage what is wrong and what helps, and how long to wait before the next attempt.
+    fn went_down(&mut self, error: &ConnectionError, pause: &mut Duration) -> Duration {
+        self.metrics.on_hub(&self.address, false);
+        if !std::mem::replace(&mut self.reported_down, true) {
+            let fix = match error {
+                ConnectionError::ConnectionRefused(
+                    ConnectReturnCode::BadUserNamePassword | ConnectReturnCode::NotAuthorized,
+                ) => "check the password of user `bridge` on the hub and in --hub-password-file",
+                ConnectionError::ConnectionRefused(_) => "the hub answers and refuses: look into its log",
+                ConnectionError::Tls(_) => {
+                    "check that --hub names the host in the hub's certificate, and --hub-ca its authority"
+                }
+                ConnectionError::Io(_) | ConnectionError::NetworkTimeout => {
+                    "check --hub, and that the hub runs and can be reached from here"
+                }
+                _ => "look into the hub's log",
+            };
+            tracing::error!(hub = self.address, %error, fix, "no connection to the hub; trying again until there is one");
+        }
+        let wait = jittered(*pause);
+        *pause = (*pause * 2).min(LAST_PAUSE);
+        wait
+    }
+
+    /// Says goodbye, for as long as that takes no time worth mentioning.
+    async fn leave(mut self) {
+        if self.client.try_disconnect().is_ok() {
+            let goodbye = async { while self.connection.poll().await.is_ok() {} };
+            let _ = tokio::time::timeout(Duration::from_millis(500), goodbye).await;
+        }
+        self.metrics.on_hub(&self.address, false);
+    }
+}
+
+/// Between half and the whole of `pause`: bridges and devices that lost the same hub come back one by one.
+fn jittered(pause: Duration) -> Duration {
+    let mut byte = [0];
+    // Without randomness there is no jitter, which is no reason not to connect.
+    let _ = getrandom::fill(&mut byte);
+    pause / 2 + pause.mul_f64(f64::from(byte[0]) / 512.0)
+}

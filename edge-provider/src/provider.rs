@@ -1,0 +1,130 @@
+//! What the virtual nodes call: a pod becomes a wish of its device's twin.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use virtual_node::provider::{Applied, EventReport, NotApplied, Provider, Subject};
+use virtual_node::{NodeName, PodRef, Revision};
+
+use crate::deployment::{self, Notice, References};
+use crate::fleet::task::{FleetHandle, WishError};
+use crate::fleet::twin::Wish;
+
+/// Runs pods on devices.
+pub struct DeviceProvider {
+    references: References,
+    fleet: FleetHandle,
+}
+
+impl DeviceProvider {
+    /// Prepares pods with `references` and gives them to `fleet`.
+    pub fn new(references: References, fleet: FleetHandle) -> Self {
+        Self { references, fleet }
+    }
+
+    async fn record(&self, at: &At, wish: Wish) -> Result<bool, NotApplied> {
+        let At { node, uid, pod, revision } = at;
+        let recorded = self.fleet.wish(node, uid.clone(), pod.clone(), wish, *revision).await;
+        recorded.map_err(|error| match error {
+            // What a kubelet says when its machine has as many pods as fit.
+            WishError::Full(full) => {
+                NotApplied::Refused { reason: "OutOfpods".to_owned(), message: format!("{full}; delete some of them") }
+            }
+            WishError::NoDevice | WishError::Stopped(_) => NotApplied::Unavailable { message: error.to_string() },
+        })
+    }
+
+    /// A pod that cannot be prepared goes on as it is on its device; one that can never run there is stopped.
+    async fn not_prepared(&self, at: &At, reason: NotApplied) -> Result<Applied, NotApplied> {
+        let wish = match reason {
+            NotApplied::Waiting(_) | NotApplied::Unavailable { .. } => Wish::Keep,
+            NotApplied::Refused { .. } => Wish::Refuse,
+        };
+        self.record(at, wish).await?;
+        Err(reason)
+    }
+
+    async fn tell(&self, at: &At, notices: Vec<Notice>) {
+        for notice in notices {
+            let event = EventReport {
+                subject: Subject::Pod(at.pod.clone()),
+                warning: true,
+                reason: notice.reason,
+                message: notice.message,
+                at: wall(),
+                count: 1,
+            };
+            // A fleet that has stopped has nothing to tell.
+            let _ = self.fleet.tell(&at.node, event).await;
+        }
+    }
+}
+
+/// Which pod, where, as of when.
+struct At {
+    node: NodeName,
+    uid: hawser_wire::PodUid,
+    pod: PodRef,
+    revision: Revision,
+}
+
+impl At {
+    fn of(pod: &Pod, revision: Revision) -> Result<Self, NotApplied> {
+        let refused = |message: String| NotApplied::Refused { reason: "InvalidPod".to_owned(), message };
+        let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or_default();
+        let node = NodeName::new(node).map_err(|error| refused(error.to_string()))?;
+        let reference = PodRef::of(pod).ok_or_else(|| refused("the pod has no UID".to_owned()))?;
+        let uid = hawser_wire::PodUid::new(reference.uid.as_str()).map_err(|error| refused(error.to_string()))?;
+        Ok(Self { node, uid, pod: reference, revision })
+    }
+}
+
+impl Provider for DeviceProvider {
+    async fn apply(&self, pod: Arc<Pod>, at: Revision) -> Result<Applied, NotApplied> {
+        let at = At::of(&pod, at)?;
+        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        if matches!(phase, Some("Succeeded" | "Failed")) {
+            self.record(&at, Wish::Retain).await?;
+            return Ok(Applied::Settled);
+        }
+        let mut prepared = match deployment::prepare(&self.references, &pod).await {
+            Ok(prepared) => prepared,
+            Err(reason) => return self.not_prepared(&at, reason).await,
+        };
+        let again = prepared.again.map_or(Applied::Settled, Applied::Again);
+        let notices = std::mem::take(&mut prepared.notices);
+        // Told when the pod is taken over in a new form, not each time its references are looked at.
+        if self.record(&at, Wish::Run(prepared)).await? {
+            self.tell(&at, notices).await;
+        }
+        Ok(again)
+    }
+
+    async fn stop(&self, node: &NodeName, pod: &PodRef, grace: Duration, at: Revision) {
+        let grace_seconds = u32::try_from(grace.as_secs()).unwrap_or(u32::MAX);
+        // A UID that cannot travel was refused at the beginning, so nothing runs for it.
+        let Ok(uid) = hawser_wire::PodUid::new(pod.uid.as_str()) else { return };
+        let at = At { node: node.clone(), uid, pod: pod.clone(), revision: at };
+        if let Err(error) = self.record(&at, Wish::Stop { grace_seconds }).await {
+            tracing::warn!(%node, %pod, ?error, "cannot ask the device to stop a pod; it is asked again when the bridge starts anew");
+        }
+    }
+
+    async fn forget(&self, node: &NodeName, pod: &PodRef, at: Revision) {
+        if let Ok(uid) = hawser_wire::PodUid::new(pod.uid.as_str()) {
+            // Without a fleet there is nothing to forget.
+            let _ = self.fleet.forget(node, uid, at).await;
+        }
+    }
+
+    async fn synced(&self, node: &NodeName, at: Revision) {
+        let _ = self.fleet.synced(node, at).await;
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the IO edge: an Event says when it happened")]
+fn wall() -> Timestamp {
+    Timestamp::now()
+}
