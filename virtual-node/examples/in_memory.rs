@@ -127,8 +127,12 @@ async fn main() -> anyhow::Result<()> {
     println!("{} nodes are up: kubectl get nodes -l type=in-memory. Ctrl-C stops them.", names.len());
     tokio::signal::ctrl_c().await?;
     if args.remove {
+        let mut removals = Vec::new();
         for name in &names {
-            reporter.node_removed(name.clone()).await?.outcome().await?;
+            removals.push(reporter.node_removed(name.clone()).await?);
+        }
+        for removal in removals {
+            removal.outcome().await?;
         }
     }
     stop.cancel();

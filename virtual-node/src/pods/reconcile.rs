@@ -94,11 +94,20 @@ impl<P: Provider> Caller<P> {
         let api: Api<Pod> = Api::namespaced(self.client, &pod.namespace);
         let precondition = Preconditions { uid: Some(pod.uid.to_string()), resource_version: None };
         let params = DeleteParams::default().grace_period(0).preconditions(precondition);
-        match api::call(api.delete(&pod.name, &params)).await {
-            Ok(_) => Ok(()),
-            // Gone, or replaced by a namesake: what we wanted.
-            Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Conflict) => Ok(()),
-            Err(error) => Err(error),
+        let error = match api::call(api.delete(&pod.name, &params)).await {
+            Ok(_) => return Ok(()),
+            Err(error) => error,
+        };
+        match error.kind() {
+            Kind::NotFound => Ok(()),
+            // Replaced by a namesake, perhaps; a conflict alone does not say so.
+            Kind::Conflict => match api::call(api.get_metadata(&pod.name)).await {
+                Ok(found) if found.metadata.uid.as_deref() == Some(pod.uid.as_str()) => Err(error),
+                Ok(_) => Ok(()),
+                Err(error) if error.kind() == Kind::NotFound => Ok(()),
+                Err(error) => Err(error),
+            },
+            _ => Err(error),
         }
     }
 

@@ -1,13 +1,15 @@
 //! Stories about what goes wrong: refused writes, lost positions, stops and kills. Nothing is lost, nothing is deleted.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::support::{Call, World, ended, phase, running};
 use anyhow::Result;
 use http::Method;
-use virtual_node::provider::Receipt;
+use serde_json::json;
+use virtual_node::NodeName;
+use virtual_node::provider::{Liveness, Receipt};
 
 #[tokio::test]
 async fn writes_refused_for_a_while_arrive_in_the_end() -> Result<()> {
@@ -75,6 +77,68 @@ async fn nothing_is_missed_when_the_watch_loses_its_position() -> Result<()> {
     let later = world.create_pod("later").await?;
     world.provider.asked(&Call::Apply(later)).await?;
     assert!(!world.provider.calls().contains(&Call::Forget(stays)));
+    Ok(())
+}
+
+/// A third of all requests fails, in an order that the seed fixes; watches last a second and lose their positions.
+#[tokio::test]
+async fn many_pods_on_many_nodes_arrive_and_leave_through_bad_weather() -> Result<()> {
+    const PODS: usize = 24;
+    for seed in [1_u64, 2, 3] {
+        let mut world = World::empty().await?;
+        world.watches_are_short();
+        let state = Arc::new(AtomicU64::new(seed));
+        world.faults(move |_| {
+            // The constants of Knuth's MMIX generator.
+            let next =
+                |state: u64| state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let before = state.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |state| Some(next(state)));
+            match (before.unwrap_or_default() >> 33) % 15 {
+                0 => Some(500),
+                1 => Some(429),
+                2 => Some(409),
+                3 => Some(410),
+                4 => Some(503),
+                _ => None,
+            }
+        });
+        world.start_engine();
+        world.provider.behaves_like_a_device(world.reporter.clone());
+        let nodes: Vec<NodeName> =
+            (0..4).map(|n| NodeName::new(format!("{}-{n}", world.node))).collect::<Result<_, _>>()?;
+        let mut pods = Vec::new();
+        for n in 0..PODS {
+            // Half of the pods is there before the nodes are announced.
+            if n == PODS / 2 {
+                for node in &nodes {
+                    world.reporter.node_present(node.clone(), crate::support::template()).await?;
+                    world.reporter.node_liveness(node.clone(), Liveness::Online).await?;
+                }
+            }
+            let on = json!({"nodeName": nodes[n % nodes.len()].as_str()});
+            pods.push(world.create_pod_with(&format!("pod-{n}"), on).await?);
+        }
+        for pod in &pods {
+            world.pod_is(&pod.name, |pod| phase(pod) == "Running").await?;
+        }
+        let (leave, stay) = pods.split_at(PODS / 2);
+        for (n, pod) in leave.iter().enumerate() {
+            world.delete_pod(&pod.name, if n % 3 == 0 { 0 } else { 30 }).await?;
+        }
+        for pod in leave {
+            world.pod_is_gone(pod).await?;
+            world.provider.asked(&Call::Forget(pod.clone())).await?;
+        }
+        for node in &nodes {
+            world.provider.asked(&Call::Synced(node.clone())).await?;
+        }
+        let harmed = |call: &&Call| matches!(call, Call::Stop(pod, _) | Call::Forget(pod) if stay.contains(pod));
+        assert_eq!(world.provider.calls().iter().find(harmed), None, "seed {seed}");
+        for pod in stay {
+            world.pod_is(&pod.name, |pod| phase(pod) == "Running").await?;
+        }
+        world.stop().await?;
+    }
     Ok(())
 }
 

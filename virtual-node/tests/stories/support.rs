@@ -234,7 +234,7 @@ impl World {
     /// A pod bound to the story's node, with more in its spec.
     pub(crate) async fn create_pod_with(&self, name: &str, more: Value) -> Result<PodRef> {
         let mut pod = json!({
-            "metadata": {"name": name},
+            "metadata": {"name": name, "labels": {"story": "yes"}},
             "spec": {"nodeName": self.node.as_str(), "automountServiceAccountToken": false,
                 "containers": [{"name": "main", "image": "nothing"}]},
         });
@@ -380,11 +380,21 @@ pub(crate) enum Call {
 pub(crate) struct Scripted {
     calls: watch::Sender<Vec<Call>>,
     answers: Mutex<HashMap<String, VecDeque<Result<Applied, NotApplied>>>>,
+    device: Mutex<Option<Reporter>>,
 }
 
 impl Scripted {
     fn new() -> Self {
-        Self { calls: watch::channel(Vec::new()).0, answers: Mutex::default() }
+        Self { calls: watch::channel(Vec::new()).0, answers: Mutex::default(), device: Mutex::default() }
+    }
+
+    /// From now on what is applied is reported as running, and what is stopped as gone.
+    pub(crate) fn behaves_like_a_device(&self, reporter: Reporter) {
+        *self.device.lock().unwrap() = Some(reporter);
+    }
+
+    fn device(&self) -> Option<Reporter> {
+        self.device.lock().unwrap().clone()
     }
 
     /// How the next calls of `apply` for the pod of this name are to be answered, the last one for ever.
@@ -427,11 +437,18 @@ impl Provider for Scripted {
                 None => None,
             }
         };
+        if let (Some(device), Some(node)) = (self.device(), pod.spec.as_ref().and_then(|spec| spec.node_name.clone())) {
+            let node = NodeName::new(node).expect("a node's name");
+            let _ = device.pod_status(node, reference.clone(), running()).await;
+        }
         self.note(Call::Apply(reference));
         answer.unwrap_or(Ok(Applied::Settled))
     }
 
-    async fn stop(&self, _: &NodeName, pod: &PodRef, grace: Duration, _: Revision) {
+    async fn stop(&self, node: &NodeName, pod: &PodRef, grace: Duration, _: Revision) {
+        if let Some(device) = self.device() {
+            let _ = device.pod_gone(node.clone(), pod.clone(), Some(ended(143))).await;
+        }
         self.note(Call::Stop(pod.clone(), grace));
     }
 
