@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use k8s_openapi::api::core::v1::{Node, Pod};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -38,9 +38,20 @@ impl Reconciler for NodeLifecycle {
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Next, Failure> {
         let Some(node) = self.cluster.stores.nodes.get(key) else {
-            self.forget(&key.name);
+            if self.forget(&key.name) {
+                let node = Node {
+                    metadata: ObjectMeta { name: Some(key.name.clone()), ..Default::default() },
+                    ..Node::default()
+                };
+                let message = format!("Node {0} event: Removing Node {0} from Controller", key.name);
+                self.cluster.recorder.tell(COMPONENT, &node, EventKind::Normal, "RemovingNode", message);
+            }
             return Ok(Next::OnChange);
         };
+        if !self.knows(&key.name) {
+            let message = format!("Node {0} event: Registered Node {0} in Controller", key.name);
+            self.cluster.recorder.tell(COMPONENT, node.as_ref(), EventKind::Normal, "RegisteredNode", message);
+        }
         let silent_for = self.silent_for(&node);
         let config = &self.cluster.config;
         let grace =
@@ -56,8 +67,13 @@ impl NodeLifecycle {
         Self { cluster, heard: Mutex::default() }
     }
 
-    fn forget(&self, node: &str) {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner).remove(node);
+    /// Whether the node was known until now.
+    fn forget(&self, node: &str) -> bool {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).remove(node).is_some()
+    }
+
+    fn knows(&self, node: &str) -> bool {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).contains_key(node)
     }
 
     fn silent_for(&self, node: &Node) -> std::time::Duration {
