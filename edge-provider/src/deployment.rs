@@ -80,12 +80,16 @@ pub async fn prepare(references: &References, pod: &Pod) -> Result<Prepared, Not
     finish(&subject, translation, again(references.config().refresh, &subject, &wanted, fetched.rotate))
 }
 
+/// How long to wait until a rotation that is due, and failed, is tried again.
+const ROTATION_RETRY: Duration = Duration::from_secs(10);
+
 /// When to look again: soon if an object can have changed, else when a token wants rotation.
 fn again(refresh: Duration, pod: &Subject<'_>, wanted: &Wanted, rotate: Option<Duration>) -> Option<Duration> {
     let objects = !wanted.config_maps.is_empty() || !wanted.secrets.is_empty();
     // Three quarters to five quarters, by UID: pods that were created together do not ask together for ever.
     let place = u32::from(ContentHash::of(pod.uid.as_str().as_bytes()).0[0]);
     let spread = refresh * (384 + place) / 512;
+    let rotate = rotate.map(|rotate| rotate.max(ROTATION_RETRY));
     objects.then_some(spread).into_iter().chain(rotate).min()
 }
 
@@ -110,3 +114,6 @@ fn finish(pod: &Subject<'_>, translation: Translation, again: Option<Duration>) 
     }
     Ok(Prepared { deployment, blobs, again, notices })
 }
+
+#[cfg(test)]
+mod tests;

@@ -329,3 +329,6 @@ fn notices(spec: &PodSpec) -> Vec<Notice> {
 fn clamp(seconds: i64) -> u32 {
     u32::try_from(seconds.max(0)).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+mod tests;

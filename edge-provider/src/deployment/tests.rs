@@ -1,0 +1,334 @@
+//! `prepare` against an API server of a few lines: what it is asked, how often, and what becomes of its answers.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use hawser_wire::deployment::{Content, EdgeDeployment, EnvValue, VolumeSource};
+use http::{Request, Response};
+use http_body_util::BodyExt;
+use kube::Client;
+use kube::client::Body;
+use serde_json::{Value, json};
+
+use super::*;
+
+/// An API server that holds objects by path, counts requests, and can be told to answer something else.
+#[derive(Clone, Default)]
+struct Server {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    objects: BTreeMap<String, Value>,
+    asked: Vec<String>,
+    tokens: usize,
+    last_token: Value,
+    /// What every request is answered.
+    fault: Option<u16>,
+    /// Answers nothing at version 0, as a memory that lags behind.
+    lags: bool,
+}
+
+impl Server {
+    fn put(&self, kind: &str, name: &str, object: Value) {
+        self.state.lock().unwrap().objects.insert(format!("/api/v1/namespaces/shop/{kind}/{name}"), object);
+    }
+
+    fn remove(&self, kind: &str, name: &str) {
+        self.state.lock().unwrap().objects.remove(&format!("/api/v1/namespaces/shop/{kind}/{name}"));
+    }
+
+    fn fail(&self, fault: Option<u16>) {
+        self.state.lock().unwrap().fault = fault;
+    }
+
+    fn asked(&self) -> Vec<String> {
+        std::mem::take(&mut self.state.lock().unwrap().asked)
+    }
+
+    fn references(&self) -> References {
+        let server = self.clone();
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let server = server.clone();
+            async move {
+                let (parts, body) = request.into_parts();
+                let bytes = body.collect().await?.to_bytes();
+                let body = serde_json::from_slice(&bytes).unwrap_or_default();
+                // Others get their turn, as with a real request.
+                tokio::task::yield_now().await;
+                let (code, answer) = server.answer(parts.method.as_str(), &parts.uri.to_string(), body);
+                let body = Body::from(serde_json::to_vec(&answer)?);
+                Ok::<_, anyhow::Error>(Response::builder().status(code).body(body)?)
+            }
+        });
+        References::new(Client::new(service, "default"), ReferencesConfig::default())
+    }
+
+    fn answer(&self, method: &str, uri: &str, body: Value) -> (u16, Value) {
+        let mut state = self.state.lock().unwrap();
+        // The client separates with more question marks and ampersands than needed.
+        state.asked.push(format!("{method} {}", uri.replace("?&", "?").trim_end_matches('?')));
+        let (path, query) = uri.split_once('?').unwrap_or((uri, ""));
+        if let Some(code) = state.fault {
+            return (code, status(code, "the server is having a bad day"));
+        }
+        if method == "POST" && path.ends_with("/token") {
+            state.tokens += 1;
+            let token = format!("token {}", state.tokens);
+            let seconds = body["spec"]["expirationSeconds"].clone();
+            state.last_token = body;
+            let status = json!({"token": token, "expirationTimestamp": "2026-11-21T12:00:00Z"});
+            return (
+                201,
+                json!({"metadata": {}, "spec": {"audiences": [], "expirationSeconds": seconds}, "status": status}),
+            );
+        }
+        match state.objects.get(path) {
+            Some(object) if !(state.lags && query.contains("resourceVersion=0")) => (200, object.clone()),
+            _ => (404, status(404, "not found")),
+        }
+    }
+}
+
+fn status(code: u16, message: &str) -> Value {
+    json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "code": code, "reason": "Reason",
+        "message": message, "details": {"name": "x", "kind": "y"}})
+}
+
+fn pod(uid: &str, spec: Value) -> Pod {
+    let metadata = json!({"name": "web", "namespace": "shop", "uid": uid});
+    serde_json::from_value(json!({"metadata": metadata, "spec": spec})).unwrap()
+}
+
+fn reading_settings(uid: &str) -> Pod {
+    let from = json!([{"configMapRef": {"name": "settings"}}]);
+    pod(uid, json!({"containers": [{"name": "main", "image": "host", "envFrom": from}]}))
+}
+
+fn with_token(uid: &str, seconds: u64) -> Pod {
+    let token = json!({"path": "token", "audience": "vault", "expirationSeconds": seconds});
+    pod(
+        uid,
+        json!({
+            "serviceAccountName": "robot",
+            "containers": [{"name": "main", "volumeMounts": [{"name": "t", "mountPath": "/t"}]}],
+            "volumes": [{"name": "t", "projected": {"sources": [{"serviceAccountToken": token}]}}],
+        }),
+    )
+}
+
+fn decoded(prepared: &Prepared) -> EdgeDeployment {
+    let bytes = &prepared.deployment.bytes;
+    assert_eq!(prepared.deployment.reference.hash, ContentHash::of(bytes));
+    hawser_wire::decode(bytes, MAX_OBJECT as usize).unwrap().value
+}
+
+fn color(prepared: &Prepared) -> EnvValue {
+    decoded(prepared).containers[0].env[0].value.clone()
+}
+
+fn red() -> Value {
+    json!({"metadata": {"name": "settings"}, "data": {"COLOR": "red"}})
+}
+
+fn literal(text: &str) -> EnvValue {
+    EnvValue::Literal(text.to_owned())
+}
+
+const READ: &str = "GET /api/v1/namespaces/shop/configmaps/settings?resourceVersion=0";
+
+#[tokio::test(start_paused = true)]
+async fn thousand_pods_that_share_a_config_map_cost_one_request() {
+    let server = Server::default();
+    server.put("configmaps", "settings", red());
+    let references = server.references();
+    let pods: Vec<_> = (0..1000).map(|at| reading_settings(&format!("uid-{at}"))).collect();
+    let prepared = futures::future::join_all(pods.iter().map(|pod| prepare(&references, pod))).await;
+    for prepared in prepared {
+        assert_eq!(color(&prepared.unwrap()), literal("red"));
+    }
+    assert_eq!(server.asked(), [READ]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_is_seen_when_the_copy_is_old() {
+    let server = Server::default();
+    server.put("configmaps", "settings", red());
+    let references = server.references();
+    let pod = reading_settings("uid");
+    let first = prepare(&references, &pod).await.unwrap();
+    let refresh = references.config().refresh;
+    assert!(first.again.is_some_and(|again| again >= refresh * 3 / 4 && again < refresh * 5 / 4), "{:?}", first.again);
+    server.put("configmaps", "settings", json!({"data": {"COLOR": "blue"}}));
+    assert_eq!(prepare(&references, &pod).await.unwrap(), first);
+    tokio::time::advance(references.config().keep).await;
+    assert_eq!(color(&prepare(&references, &pod).await.unwrap()), literal("blue"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_changed_key_moves_one_blob() {
+    let server = Server::default();
+    let map = |a: &str, b: &str| json!({"data": {"a": a.repeat(1000), "b": b.repeat(1000)}});
+    server.put("configmaps", "settings", map("x", "y"));
+    let references = server.references();
+    let pod = pod(
+        "uid",
+        json!({
+            "containers": [{"name": "main", "volumeMounts": [{"name": "v", "mountPath": "/v"}]}],
+            "volumes": [{"name": "v", "configMap": {"name": "settings"}}],
+        }),
+    );
+    let before = prepare(&references, &pod).await.unwrap();
+    server.put("configmaps", "settings", map("x", "z"));
+    tokio::time::advance(references.config().keep).await;
+    let after = prepare(&references, &pod).await.unwrap();
+    assert_eq!(after.blobs.len(), 2);
+    assert_eq!(after.blobs.iter().filter(|blob| !before.blobs.contains(blob)).count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_config_map_that_is_missing_is_found_soon_after_it_came() {
+    let server = Server::default();
+    let references = server.references();
+    let pod = reading_settings("uid");
+    let missing = prepare(&references, &pod).await;
+    assert!(
+        matches!(&missing, Err(NotApplied::Waiting(waiting)) if waiting.event_message == "Error: configmap \"settings\" not found")
+    );
+    server.put("configmaps", "settings", red());
+    tokio::time::advance(references.config().keep_failure).await;
+    assert!(prepare(&references, &pod).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_servers_memory_lacks_is_looked_for_in_its_store() {
+    let server = Server::default();
+    server.state.lock().unwrap().lags = true;
+    server.put("configmaps", "settings", red());
+    assert!(prepare(&server.references(), &reading_settings("uid")).await.is_ok());
+    assert_eq!(server.asked(), [READ, "GET /api/v1/namespaces/shop/configmaps/settings"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_may_not_be_read_is_told_in_the_servers_words() {
+    let server = Server::default();
+    server.fail(Some(403));
+    match prepare(&server.references(), &reading_settings("uid")).await {
+        Err(NotApplied::Waiting(waiting)) => {
+            assert_eq!(waiting.containers[0].message, "the server is having a bad day");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_in_trouble_is_no_missing_config_map_and_is_not_asked_by_every_pod() {
+    let server = Server::default();
+    server.fail(Some(400));
+    let references = server.references();
+    let pods: Vec<_> = (0..100).map(|at| reading_settings(&format!("uid-{at}"))).collect();
+    for prepared in futures::future::join_all(pods.iter().map(|pod| prepare(&references, pod))).await {
+        let Err(NotApplied::Unavailable { message }) = prepared else { panic!("{prepared:?}") };
+        assert_eq!(message, "reading ConfigMap shop/settings: the API server says 400: the server is having a bad day");
+    }
+    assert_eq!(server.asked().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_says_nothing_is_not_waited_for_for_ever() {
+    let service = tower::service_fn(|_: Request<Body>| std::future::pending::<Result<Response<Body>, anyhow::Error>>());
+    let references = References::new(Client::new(service, "default"), ReferencesConfig::default());
+    let Err(NotApplied::Unavailable { message }) = prepare(&references, &reading_settings("uid")).await else {
+        panic!()
+    };
+    assert!(message.ends_with("no answer from the API server within 10 s"), "{message}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_refers_to_nothing_asks_nothing_and_is_not_looked_at_again() {
+    let server = Server::default();
+    let plain = pod("uid", json!({"containers": [{"name": "main"}]}));
+    assert_eq!(prepare(&server.references(), &plain).await.unwrap().again, None);
+    assert!(server.asked().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_field_that_a_device_cannot_honour_is_refused_before_anything_is_asked() {
+    let server = Server::default();
+    let probed = pod(
+        "uid",
+        json!({"containers": [{"name": "main", "livenessProbe": {}, "envFrom": [{"configMapRef": {"name": "settings"}}]}]}),
+    );
+    let Err(NotApplied::Refused { reason, message }) = prepare(&server.references(), &probed).await else { panic!() };
+    assert_eq!(reason, "UnsupportedField");
+    assert_eq!(message, "spec.containers[0].livenessProbe: a device does not run probes yet");
+    assert!(server.asked().is_empty());
+}
+
+fn token(prepared: &Prepared) -> Vec<u8> {
+    let VolumeSource::Files(files) = decoded(prepared).volumes.remove(0).source else { panic!() };
+    assert!(files.secret);
+    let Content::Inline(bytes) = files.entries[0].content.clone() else { panic!() };
+    bytes
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_is_bound_to_its_pod_and_rotated_in_time() {
+    let server = Server::default();
+    let references = server.references();
+    let pod = with_token("uid", 600);
+    let first = prepare(&references, &pod).await.unwrap();
+    assert_eq!(token(&first), b"token 1");
+    assert_eq!(first.again, Some(Duration::from_secs(480)));
+    assert_eq!(server.asked(), ["POST /api/v1/namespaces/shop/serviceaccounts/robot/token"]);
+    let request = server.state.lock().unwrap().last_token["spec"].clone();
+    let bound = json!({"apiVersion": "v1", "kind": "Pod", "name": "web", "uid": "uid"});
+    assert_eq!(request, json!({"audiences": ["vault"], "expirationSeconds": 600, "boundObjectRef": bound}));
+
+    tokio::time::advance(Duration::from_secs(479)).await;
+    assert_eq!(token(&prepare(&references, &pod).await.unwrap()), b"token 1");
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert_eq!(token(&prepare(&references, &pod).await.unwrap()), b"token 2");
+    assert_eq!(token(&prepare(&references, &with_token("other", 600)).await.unwrap()), b"token 3");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_cannot_be_rotated_serves_until_its_end() {
+    let server = Server::default();
+    let references = server.references();
+    let pod = with_token("uid", 600);
+    prepare(&references, &pod).await.unwrap();
+    server.fail(Some(400));
+    tokio::time::advance(Duration::from_secs(599)).await;
+    let old = prepare(&references, &pod).await.unwrap();
+    assert_eq!(token(&old), b"token 1");
+    assert_eq!(old.again, Some(ROTATION_RETRY));
+    tokio::time::advance(Duration::from_secs(1)).await;
+    let Err(NotApplied::Waiting(waiting)) = prepare(&references, &pod).await else { panic!() };
+    assert_eq!(
+        waiting.event_message,
+        "MountVolume.SetUp failed for volume \"t\" : failed to fetch token: the server is having a bad day"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_too_large_is_refused_but_never_stops_a_running_pod() {
+    let server = Server::default();
+    let names: Vec<_> = (0..5).map(|at| format!("map-{at}")).collect();
+    for (at, name) in names.iter().enumerate() {
+        server.put("configmaps", name, json!({"data": {"big": at.to_string().repeat(1 << 20)}}));
+    }
+    let volumes: Vec<_> = names.iter().map(|name| json!({"name": name, "configMap": {"name": name}})).collect();
+    let mounts: Vec<_> = names.iter().map(|name| json!({"name": name, "mountPath": format!("/{name}")})).collect();
+    let mut pod = pod("uid", json!({"containers": [{"name": "main", "volumeMounts": mounts}], "volumes": volumes}));
+    let references = server.references();
+    let Err(NotApplied::Refused { reason, message }) = prepare(&references, &pod).await else { panic!() };
+    assert_eq!(reason, "TooLarge");
+    assert!(message.contains("and a device takes 4194304"), "{message}");
+    pod.status = serde_json::from_value(json!({"phase": "Running"})).unwrap();
+    assert!(matches!(prepare(&references, &pod).await, Err(NotApplied::Waiting(_))));
+    server.remove("configmaps", "map-0");
+    tokio::time::advance(references.config().keep).await;
+    assert!(matches!(prepare(&references, &pod).await, Err(NotApplied::Waiting(_))));
+}
