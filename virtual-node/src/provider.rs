@@ -30,6 +30,7 @@
 //!   `forget` is called.
 //! - What a provider has reported is put back when somebody else overwrites it, while the node is heard: the cluster marks
 //!   the pods of an unheard node as not ready, and nobody else takes that mark away when the node returns.
+//! - A report on a pod that is bound to another node than the one it is reported for is not written (`Obsolete`).
 //! - After a restart of the process everything is applied again. Nothing about pods is persisted here: the API server
 //!   holds the truth.
 //!

@@ -189,6 +189,11 @@ impl StatusWriter {
         self.slots.iter().filter(|(_, slot)| slot.unwritten.is_some()).map(|(pod, _)| pod)
     }
 
+    /// On behalf of which node the pod was reported on.
+    pub(crate) fn node_of(&self, pod: &PodUid) -> Option<&NodeName> {
+        self.slots.get(pod).map(|slot| &slot.node)
+    }
+
     /// The pods of a node that the writer knows of.
     pub(crate) fn on_node(&self, node: &NodeName) -> Vec<PodUid> {
         self.slots.iter().filter(|(_, slot)| slot.node == *node).map(|(uid, _)| uid.clone()).collect()

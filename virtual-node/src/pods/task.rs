@@ -272,8 +272,12 @@ impl<P: Provider> PodsTask<P> {
         }
     }
 
-    /// Whether a report on the pod has, or may soon have, an object to be written to.
+    /// Whether a report on the pod has, or may soon have, an object to be written to. Nobody speaks for another node's pod.
     fn may_be_written(&self, node: &NodeName, pod: &PodUid) -> bool {
+        let elsewhere = self.index.get(pod).is_some_and(|record| record.node != *node);
+        if elsewhere || self.statuses.node_of(pod).is_some_and(|other| other != node) {
+            return false;
+        }
         match self.nodes.get(node) {
             None => false,
             Some(known) if known.view.is_complete() => self.tracks.get(pod).is_some_and(|track| track.present),
@@ -398,6 +402,10 @@ impl<P: Provider> PodsTask<P> {
         match self.index.take_in(record) {
             Change::Stale | Change::Nothing => {}
             Change::New => {
+                // What was said of it from elsewhere, before we knew where it is, was none of their business.
+                if self.statuses.node_of(&pod).is_some_and(|other| *other != node) {
+                    self.statuses.obsolete(&pod);
+                }
                 self.serial += 1;
                 let track = Track {
                     serial: self.serial,

@@ -6,8 +6,8 @@ use crate::support::{Call, World, ended, phase, pod_condition, running};
 use anyhow::Result;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::json;
-use virtual_node::PodRef;
 use virtual_node::provider::{Applied, ContainerWaiting, EventReport, Liveness, NotApplied, Receipt, Subject, Waiting};
+use virtual_node::{NodeName, PodRef};
 
 #[tokio::test]
 async fn a_pod_runs_ends_and_is_removed() -> Result<()> {
@@ -259,4 +259,24 @@ async fn a_provider_that_asks_to_be_called_again_is() -> Result<()> {
     let pod = world.create_pod("web").await?;
     let three = |calls: &[Call]| calls.iter().filter(|call| **call == Call::Apply(pod.clone())).count() == 3;
     world.provider.asked_so("three applies", three).await
+}
+
+#[tokio::test]
+async fn a_node_cannot_speak_for_the_pods_of_another() -> Result<()> {
+    let world = World::with_node().await?;
+    let pod = world.applied_pod("web").await?;
+    let liar = NodeName::new(format!("{}-liar", world.node))?;
+    for announced in [false, true] {
+        if announced {
+            world.reporter.node_present(liar.clone(), crate::support::template()).await?;
+        }
+        let status = world.reporter.pod_status(liar.clone(), pod.clone(), ended(1)).await?;
+        assert_eq!(status.outcome().await?, Receipt::Obsolete);
+        let gone = world.reporter.pod_gone(liar.clone(), pod.clone(), None).await?;
+        assert_eq!(gone.outcome().await?, Receipt::Obsolete);
+    }
+    let receipt = world.reporter.pod_status(world.node.clone(), pod, running()).await?;
+    assert_eq!(receipt.outcome().await?, Receipt::Accepted);
+    world.pod_is("web", |pod| phase(pod) == "Running").await?;
+    Ok(())
 }
