@@ -19,6 +19,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use hawser_wire::desired::Wish;
 use hawser_wire::report::Numbered;
@@ -125,6 +126,8 @@ impl Recovered {
 pub struct Ledger {
     commands: mpsc::Sender<Command>,
     health: watch::Receiver<Durability>,
+    /// Set when the agent "crashes": nothing more is written.
+    abandoned: Arc<AtomicBool>,
 }
 
 /// The thread; join it after the last handle is gone.
@@ -140,6 +143,16 @@ enum Command {
 }
 
 impl Ledger {
+    /// Looks into the ledger in `dir` as a start would, for an agent that does not run. The caller holds the lock.
+    pub fn peek(dir: &std::path::Path, secret: [u8; 32]) -> std::io::Result<Recovered> {
+        // Only what is there is looked at: opening makes a file where there is none.
+        if !dir.join(log::FILE).exists() {
+            return Ok(Recovered::default());
+        }
+        let (_, recovered) = Store::open(dir.into(), secret, now());
+        Ok(recovered)
+    }
+
     /// Opens the ledger in `dir` and starts its thread. Blocks while the file is read.
     pub fn open(dir: PathBuf, secret: [u8; 32]) -> std::io::Result<(Self, LedgerThread, Recovered)> {
         let (store, recovered) = Store::open(dir, secret, now());
@@ -149,8 +162,10 @@ impl Ledger {
         // but those who asked.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
         let thread = std::thread::Builder::new().name("ledger".to_owned()).stack_size(512 * 1024);
-        let thread = thread.spawn(move || runtime.block_on(serve(store, inbox, health_out)))?;
-        Ok((Self { commands, health }, LedgerThread(thread), recovered))
+        let abandoned = Arc::new(AtomicBool::new(false));
+        let flag = abandoned.clone();
+        let thread = thread.spawn(move || runtime.block_on(serve(store, inbox, health_out, &flag)))?;
+        Ok((Self { commands, health, abandoned }, LedgerThread(thread), recovered))
     }
 
     /// Sends changes and returns the answer to come. Waits only while the queue is full.
@@ -207,6 +222,11 @@ impl Ledger {
         self.health.clone()
     }
 
+    /// From now on nothing is written any more, as if the power were gone.
+    pub(crate) fn abandon(&self) {
+        self.abandoned.store(true, Ordering::Relaxed);
+    }
+
     async fn durably(&self, changes: Vec<Change>) -> Result<(), LedgerError> {
         settled(self.submit(changes, Urgency::Now).await.await)
     }
@@ -231,7 +251,12 @@ impl LedgerThread {
     }
 }
 
-async fn serve(mut store: Store, mut inbox: mpsc::Receiver<Command>, health: watch::Sender<Durability>) {
+async fn serve(
+    mut store: Store,
+    mut inbox: mpsc::Receiver<Command>,
+    health: watch::Sender<Durability>,
+    abandoned: &AtomicBool,
+) {
     let mut commands = Vec::new();
     loop {
         let due = store.due();
@@ -239,6 +264,9 @@ async fn serve(mut store: Store, mut inbox: mpsc::Receiver<Command>, health: wat
         tokio::select! {
             received = inbox.recv_many(&mut commands, MERGED) => if received == 0 { break },
             () = sleep_until(due) => {}
+        }
+        if abandoned.load(Ordering::Relaxed) {
+            return;
         }
         turn(&mut store, commands.drain(..));
         health.send_if_modified(|shown| {
@@ -248,7 +276,9 @@ async fn serve(mut store: Store, mut inbox: mpsc::Receiver<Command>, health: wat
             changed
         });
     }
-    store.commit_last(now());
+    if !abandoned.load(Ordering::Relaxed) {
+        store.commit_last(now());
+    }
 }
 
 /// Takes in a batch of commands, writes what is due, answers.

@@ -1,6 +1,17 @@
 //! The agent: a durable desired set becomes workloads on a runtime, and what happens is reported.
+//!
+//! [`ledger`] keeps everything that must survive; [`link`] talks to the bridge and says what is desired; [`workloads`] makes
+//! it true on a [`runtime`] and reports; [`agent`] puts them together; [`commands`] are what people type.
 
+pub mod agent;
+pub mod clock;
+pub mod commands;
 pub mod desired;
+pub(crate) mod facts;
+pub mod identity;
 pub mod ledger;
+pub mod link;
 pub mod runtime;
+pub mod state_dir;
+mod workload_store;
 pub mod workloads;

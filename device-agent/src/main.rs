@@ -1,2 +1,7 @@
-//! Program.
-fn main() {}
+//! `hawser-agent`: the agent on a device.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    device_agent::commands::main()
+}

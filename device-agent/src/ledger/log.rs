@@ -15,7 +15,7 @@ use hawser_wire::ContentHash;
 use super::entry::{Key, Op};
 use super::frame::{self, Cipher, End, Frame, HEADER_LEN};
 
-const FILE: &str = "ledger";
+pub(super) const FILE: &str = "ledger";
 const NEW_FILE: &str = "ledger.new";
 /// So much garbage is never worth a compaction.
 const SLACK: u64 = 256 * 1024;

@@ -1,0 +1,260 @@
+//! How the device is: measured, judged, and told when it changed.
+//!
+//! `parse` reads what the kernel's files say, `judge` turns measurements into conditions; both are pure. What moves all the
+//! time (free memory, free space) is not told: only what follows from it.
+
+mod judge;
+mod parse;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hawser_wire::report::{NodeFacts, Resource};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::DeviceClock;
+use crate::ledger::Durability;
+use crate::workloads::HostFacts;
+use judge::{Disk, Judge, Measured, memory_threshold};
+
+/// How often the device is measured.
+const EVERY: Duration = Duration::from_secs(10);
+
+/// What the agent knows of itself and adds to the facts.
+#[derive(Debug, Clone)]
+pub(crate) struct Own {
+    pub(crate) state_dir: PathBuf,
+    pub(crate) agent_version: String,
+    /// The runtime, `<name>://<version>`.
+    pub(crate) runtime: String,
+    /// How many pods fit.
+    pub(crate) pods: u32,
+}
+
+/// Measures the device.
+pub(crate) struct Measurer {
+    own: Own,
+    judge: Judge,
+    fixed: Fixed,
+}
+
+/// What does not change while the agent runs.
+struct Fixed {
+    kernel: String,
+    hostname: String,
+    os_image: String,
+    machine_id: String,
+    system_uuid: String,
+    boot_id: String,
+    cpus: usize,
+}
+
+impl Measurer {
+    pub(crate) fn new(own: Own) -> Self {
+        Self { own, judge: Judge::default(), fixed: Fixed::read() }
+    }
+
+    /// How the device is now. A few small files are read.
+    pub(crate) fn measure(&mut self, now_millis: u64, ledger: &Durability) -> NodeFacts {
+        let measured = self.measured(ledger);
+        let memory = measured.memory_total.unwrap_or(0);
+        let storage = measured.disk.map_or(0, |disk| disk.total);
+        let resources = |memory: u64, storage: u64| {
+            vec![
+                resource("cpu", self.fixed.cpus.to_string()),
+                resource("memory", format!("{}Ki", memory / 1024)),
+                resource("ephemeral-storage", format!("{}Ki", storage / 1024)),
+                resource("pods", self.own.pods.to_string()),
+            ]
+        };
+        NodeFacts {
+            capacity: resources(memory, storage),
+            // What is left when the pressures begin.
+            allocatable: resources(memory - memory_threshold(memory), storage / 10 * 9),
+            arch: parse::go_arch(std::env::consts::ARCH, cfg!(target_endian = "little")).to_owned(),
+            os: std::env::consts::OS.to_owned(),
+            kernel: self.fixed.kernel.clone(),
+            os_image: self.fixed.os_image.clone(),
+            machine_id: self.fixed.machine_id.clone(),
+            system_uuid: self.fixed.system_uuid.clone(),
+            boot_id: self.fixed.boot_id.clone(),
+            agent_version: self.own.agent_version.clone(),
+            runtime: self.own.runtime.clone(),
+            hostname: self.fixed.hostname.clone(),
+            addresses: addresses(),
+            images: Vec::new(),
+            conditions: self.judge.conditions(now_millis, &measured),
+        }
+    }
+
+    fn measured(&self, ledger: &Durability) -> Measured {
+        let meminfo = read("/proc/meminfo");
+        Measured {
+            memory_total: parse::meminfo(&meminfo, "MemTotal"),
+            memory_available: parse::meminfo(&meminfo, "MemAvailable"),
+            disk: disk(&self.own.state_dir),
+            ledger_trouble: match ledger {
+                Durability::Durable => None,
+                Durability::InMemory { reason } => Some(reason.to_string()),
+            },
+            processes: Some(u64::from(rustix::system::sysinfo().procs)),
+            processes_max: read("/proc/sys/kernel/pid_max").trim().parse().ok(),
+            throttled: throttled(),
+        }
+    }
+}
+
+impl Fixed {
+    fn read() -> Self {
+        let uname = rustix::system::uname();
+        let uuid = first_line("/sys/class/dmi/id/product_uuid")
+            .or_else(|| first_line("/proc/device-tree/serial-number"))
+            .or_else(|| parse::cpu_serial(&read("/proc/cpuinfo")));
+        let machine_id = first_line("/etc/machine-id").unwrap_or_default();
+        Self {
+            kernel: uname.release().to_string_lossy().into_owned(),
+            hostname: uname.nodename().to_string_lossy().into_owned(),
+            os_image: parse::pretty_name(&read("/etc/os-release")).unwrap_or_else(|| "Linux".to_owned()),
+            // A board without either still needs to be told apart; what it cannot say stays what it has.
+            system_uuid: uuid.unwrap_or_else(|| machine_id.clone()),
+            machine_id,
+            boot_id: first_line("/proc/sys/kernel/random/boot_id").unwrap_or_default(),
+            cpus: std::thread::available_parallelism().map_or(1, usize::from),
+        }
+    }
+}
+
+/// Measures until stopped and tells what changed.
+pub(crate) async fn run(
+    mut measurer: Measurer,
+    clock: DeviceClock,
+    mut ledger: watch::Receiver<Durability>,
+    facts: watch::Sender<Option<Arc<NodeFacts>>>,
+    host: watch::Sender<Arc<HostFacts>>,
+    stop: CancellationToken,
+) {
+    let mut ledger_live = true;
+    loop {
+        let durability = ledger.borrow_and_update().clone();
+        let measured = Arc::new(measurer.measure(clock.now().0, &durability));
+        host.send_if_modified(|told| {
+            let now = host_facts(&measured);
+            let changed = **told != now;
+            if changed {
+                *told = Arc::new(now);
+            }
+            changed
+        });
+        facts.send_if_modified(|told| {
+            let changed = told.as_ref() != Some(&measured);
+            if changed {
+                *told = Some(measured);
+            }
+            changed
+        });
+        // All arms are cancel-safe: a token, a watch and a timer have nothing to lose.
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = ledger.changed(), if ledger_live => ledger_live = changed.is_ok(),
+            () = tokio::time::sleep(EVERY) => {}
+        }
+    }
+}
+
+/// What pods are told about the device.
+pub(crate) fn host_facts(facts: &NodeFacts) -> HostFacts {
+    let amount = |resource: &Resource| {
+        let quantity = resource.quantity.as_str();
+        let whole = match quantity.strip_suffix("Ki") {
+            Some(kibibytes) => kibibytes.parse::<u64>().ok()?.checked_mul(1024)?,
+            // Pods ask for processors in thousandths.
+            None if resource.name == "cpu" => quantity.parse::<u64>().ok()?.checked_mul(1000)?,
+            None => quantity.parse().ok()?,
+        };
+        Some((resource.name.clone(), whole))
+    };
+    HostFacts { addresses: facts.addresses.clone(), allocatable: facts.allocatable.iter().filter_map(amount).collect() }
+}
+
+fn resource(name: &str, quantity: String) -> Resource {
+    Resource { name: name.to_owned(), quantity }
+}
+
+fn read(path: &str) -> String {
+    std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+}
+
+fn first_line(path: &str) -> Option<String> {
+    let text = read(path);
+    let line = text.lines().next()?.trim_matches(|c: char| c.is_whitespace() || c == '\0');
+    (!line.is_empty()).then(|| line.to_owned())
+}
+
+fn disk(path: &Path) -> Option<Disk> {
+    let found = rustix::fs::statvfs(path).ok()?;
+    Some(Disk {
+        total: found.f_blocks * found.f_frsize,
+        available: found.f_bavail * found.f_frsize,
+        inodes: found.f_files,
+        inodes_available: found.f_favail,
+    })
+}
+
+fn addresses() -> Vec<String> {
+    let v4 = parse::local_v4(&read("/proc/net/fib_trie"));
+    let routes = parse::routes(&read("/proc/net/route"));
+    let v6 = parse::global_v6(&read("/proc/net/if_inet6"));
+    // Hardware has a device behind its interface; bridges, tunnels and container ends have not.
+    let is_real = |name: &str| Path::new("/sys/class/net").join(name).join("device").exists();
+    parse::addresses(&v4, &routes, &v6, is_real)
+}
+
+fn throttled() -> Option<Vec<String>> {
+    let firmware = parse::throttled(&read("/sys/devices/platform/soc/soc:firmware/get_throttled"));
+    if let Some(words) = firmware {
+        return Some(words.into_iter().map(str::to_owned).collect());
+    }
+    let mut known = false;
+    let mut why = Vec::new();
+    for entry in std::fs::read_dir("/sys/class/thermal").ok()?.flatten() {
+        let path = entry.path();
+        let kind = std::fs::read_to_string(path.join("type")).unwrap_or_default();
+        let state =
+            std::fs::read_to_string(path.join("cur_state")).ok().and_then(|text| text.trim().parse::<u32>().ok());
+        // A cooling device that slows the processor down, and how much it does.
+        if let (true, Some(state)) = (kind.contains("cpufreq") || kind.trim() == "Processor", state) {
+            known = true;
+            if state > 0 && why.is_empty() {
+                why.push("slowed down because of its temperature".to_owned());
+            }
+        }
+    }
+    known.then_some(why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_machine_can_be_measured() {
+        let own = Own {
+            state_dir: std::env::temp_dir(),
+            agent_version: "1".to_owned(),
+            runtime: "process://1".to_owned(),
+            pods: 110,
+        };
+        let mut measurer = Measurer::new(own);
+        let facts = measurer.measure(0, &Durability::Durable);
+        let names: Vec<&str> = facts.capacity.iter().map(|resource| resource.name.as_str()).collect();
+        assert_eq!(names, ["cpu", "memory", "ephemeral-storage", "pods"]);
+        assert!(facts.capacity.iter().all(|resource| !resource.quantity.starts_with('0')), "{:?}", facts.capacity);
+        assert!(!facts.kernel.is_empty() && !facts.boot_id.is_empty());
+        let host = host_facts(&facts);
+        assert_eq!(host.allocatable.len(), 4);
+        assert_eq!(host.allocatable["cpu"] % 1000, 0);
+        assert_eq!(measurer.measure(10_000, &Durability::Durable), facts, "nothing moves by itself");
+    }
+}

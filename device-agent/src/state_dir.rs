@@ -1,0 +1,69 @@
+//! The one directory that the agent writes to, and that only one agent may write to.
+
+use std::fs::{DirBuilder, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+
+/// Where the state is unless `--state-dir` says otherwise.
+pub const DEFAULT: &str = "/var/lib/hawser-agent";
+
+/// The directory, locked until this is dropped.
+#[derive(Debug)]
+pub struct StateDir {
+    path: PathBuf,
+    // The lock is on the directory itself: it works on a read-only disk, and leaves nothing behind.
+    _lock: File,
+}
+
+/// Why the directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StateDirError {
+    /// It cannot be made or opened.
+    #[error("the state directory {0} cannot be opened; run as root, or choose another with --state-dir")]
+    Open(PathBuf, #[source] io::Error),
+    /// Another agent uses it.
+    #[error("another agent is running on the state directory {0}; stop it, or choose another with --state-dir")]
+    InUse(PathBuf),
+}
+
+impl StateDir {
+    /// Makes the directory if there is none, and locks it.
+    pub fn lock(path: &Path) -> Result<Self, StateDirError> {
+        let open = |error| StateDirError::Open(path.into(), error);
+        // 0700: what is inside is nobody else's business. One that exists keeps its mode.
+        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(open)?;
+        let directory = File::open(path).map_err(open)?;
+        match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Self { path: path.into(), _lock: directory }),
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(StateDirError::InUse(path.into())),
+            Err(error) => Err(open(error.into())),
+        }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_second_agent_is_refused_and_a_later_one_is_not() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("a/b");
+        let first = StateDir::lock(&path).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
+        let error = StateDir::lock(&path).unwrap_err();
+        assert!(matches!(error, StateDirError::InUse(_)));
+        assert_eq!(error.to_string().lines().count(), 1);
+        drop(first);
+        StateDir::lock(&path).unwrap();
+    }
+}
