@@ -62,7 +62,7 @@ async fn a_silent_node_loses_its_pods_and_returns() -> Result<()> {
     let condition = conditions.into_iter().find(|one| one.type_ == "Ready").unwrap_or_default();
     assert_eq!(condition.reason.as_deref(), Some("NodeStatusUnknown"));
     assert_eq!(condition.message.as_deref(), Some("Kubelet stopped posting node status."));
-    let expected = ["unreachable:NoExecute", "unreachable:NoSchedule"];
+    let expected = ["unreachable:NoSchedule", "unreachable:NoExecute"];
     until_in(nodes.clone(), &name, "tainted", |node| taints(node) == expected).await?;
     lab.until::<Pod>("stays", "not ready", |pod| pod_ready(pod).as_deref() == Some("False")).await?;
     lab.until_gone::<Pod>("leaves").await?;

@@ -150,10 +150,10 @@ fn wanted(node: &Node) -> Vec<(&'static str, &'static str)> {
     let is = |kind: &str, status: &str| condition(node, kind).is_some_and(|condition| condition.status == status);
     let mut wanted = Vec::new();
     if is("Ready", "False") {
-        wanted.extend([(NOT_READY, NO_EXECUTE), (NOT_READY, NO_SCHEDULE)]);
+        wanted.extend([(NOT_READY, NO_SCHEDULE), (NOT_READY, NO_EXECUTE)]);
     }
     if is("Ready", "Unknown") {
-        wanted.extend([(UNREACHABLE, NO_EXECUTE), (UNREACHABLE, NO_SCHEDULE)]);
+        wanted.extend([(UNREACHABLE, NO_SCHEDULE), (UNREACHABLE, NO_EXECUTE)]);
     }
     // A node nobody has heard of yet must not get pods either.
     if condition(node, "Ready").is_none() {
@@ -227,7 +227,7 @@ mod tests {
         assert_eq!((ready.status.as_str(), ready.reason.as_deref()), ("Unknown", Some("NodeStatusUnknown")));
         assert_eq!(ready.message.as_deref(), Some("Kubelet stopped posting node status."));
         assert!(first.pods_not_ready && first.became_not_ready.is_some());
-        let expected = [(UNREACHABLE, NO_EXECUTE), (UNREACHABLE, NO_SCHEDULE)];
+        let expected = [(UNREACHABLE, NO_SCHEDULE), (UNREACHABLE, NO_EXECUTE)];
         assert_eq!(names(&first), expected.map(|(key, effect)| (key.to_owned(), effect.to_owned())));
         assert!(first.taints.iter().flatten().all(|taint| taint.time_added == Some(Time(now()))));
 
