@@ -28,6 +28,7 @@ mod openapi;
 mod operations;
 mod patch;
 mod persist;
+mod protobuf;
 mod random;
 mod refusal;
 mod registry;

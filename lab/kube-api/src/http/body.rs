@@ -5,6 +5,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::Value;
 
 use crate::object;
+use crate::protobuf;
 use crate::refusal::Refusal;
 
 /// The largest body, as in the real server.
@@ -31,6 +32,13 @@ where
 /// Parses a body by its media type.
 pub(crate) fn parse(bytes: &Bytes, media: &str) -> Result<Value, Refusal> {
     let media = media.split(';').next().unwrap_or("").trim();
+    if media == "application/vnd.kubernetes.protobuf" {
+        return protobuf::read(bytes).map_err(|error| {
+            let code = if matches!(error, protobuf::Unreadable::UnknownType(_)) { 415 } else { 400 };
+            let reason = if code == 415 { "UnsupportedMediaType" } else { "BadRequest" };
+            Refusal::new(code, reason, format!("the body of the request cannot be read: {error}"))
+        });
+    }
     let yaml = matches!(media, "application/yaml" | "application/apply-patch+yaml");
     let json = matches!(media, "" | "application/json" | "*/*") || media.ends_with("patch+json");
     if !yaml && !json {
@@ -67,7 +75,7 @@ mod tests {
         let parse = |text: &str, media: &str| parse(&Bytes::copy_from_slice(text.as_bytes()), media);
         assert_eq!(parse("{\"a\": 1}", "application/json; charset=utf-8"), Ok(json!({"a": 1})));
         assert_eq!(parse("a: 1\nb: [x]\n", "application/yaml"), Ok(json!({"a": 1, "b": ["x"]})));
-        assert_eq!(parse("{}", "application/vnd.kubernetes.protobuf").err().map(|r| r.code), Some(415));
+        assert_eq!(parse("{}", "application/cbor").err().map(|r| r.code), Some(415));
         assert_eq!(parse("{", "application/json").err().map(|r| r.code), Some(400));
         let deep = format!("{}{}", "[".repeat(110), "]".repeat(110));
         assert_eq!(parse(&deep, "application/json").err().map(|r| r.code), Some(400));

@@ -196,7 +196,14 @@ fn get(shared: &Arc<Shared>, ask: Ask, form: Form) -> Result<Response<Body>, Ref
         _ => {}
     }
     if ask.params.watch {
-        let watch = watch::begin(&shared.store, &ask, form)?;
+        let watch = match watch::begin(&shared.store, &ask, form) {
+            Ok(watch) => watch,
+            // The real server begins such a watch and then says so in it; clients look for it there.
+            Err(refusal) if refusal.code == 410 => {
+                return Ok(reply::json(200, &json!({"type": "ERROR", "object": refusal.to_status()})));
+            }
+            Err(refusal) => return Err(refusal),
+        };
         return Ok(reply::stream(stream::body(shared.clone(), watch, ask.params.timeout_seconds)));
     }
     if ask.name.is_empty() {

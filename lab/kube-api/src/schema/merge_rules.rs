@@ -114,6 +114,10 @@ const ATOMIC_FIELDS: &[(&str, &str, &str)] = &[
     (CORE, "ServiceSpec", "selector"),
 ];
 
+/// Types that hold any value, or one of several, though the schemas say object.
+const FREE_TYPES: &[&str] =
+    &["JSON", "JSONSchemaPropsOrArray", "JSONSchemaPropsOrBool", "JSONSchemaPropsOrStringArray"];
+
 /// Keys of list items that may be left out, and what they then are.
 const KEY_DEFAULTS: &[(&str, &str, &str, &str)] =
     &[(CORE, "ContainerPort", "protocol", "TCP"), (CORE, "ServicePort", "protocol", "TCP")];
@@ -142,6 +146,11 @@ pub(super) fn annotate(definitions: &mut Map<String, Value>) {
         }
         if !strategy.is_empty() {
             property.insert("x-kubernetes-patch-strategy".to_owned(), json!(strategy));
+        }
+    }
+    for kind in FREE_TYPES {
+        if let Some(Value::Object(definition)) = definitions.get_mut(&format!("{EXTENSIONS}.{kind}")) {
+            definition.remove("type");
         }
     }
     for (package, kind) in ATOMIC_TYPES {
