@@ -106,4 +106,6 @@ fn print_json(out: &mut dyn Write, value: &impl serde::Serialize) -> anyhow::Res
 }
 
 #[cfg(test)]
+mod cluster_tests;
+#[cfg(test)]
 mod tests;

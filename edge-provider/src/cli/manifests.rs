@@ -27,7 +27,7 @@ pub enum ManifestsCommand {
 pub struct Place {
     /// The namespace of the bridge
     #[arg(short, long, value_name = "NAME", default_value = DEFAULT_NAMESPACE, value_parser = parse_namespace)]
-    namespace: String,
+    pub(super) namespace: String,
 }
 
 impl ManifestsCommand {
@@ -36,7 +36,7 @@ impl ManifestsCommand {
         Ok(std::io::stdout().lock().write_all(self.text()?.as_bytes())?)
     }
 
-    fn text(&self) -> anyhow::Result<String> {
+    pub(super) fn text(&self) -> anyhow::Result<String> {
         Ok(match self {
             Self::Crd => crd()?,
             Self::Rbac(place) => rbac(&place.namespace),
