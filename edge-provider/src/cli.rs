@@ -7,6 +7,8 @@ pub mod hub;
 pub mod manifests;
 pub mod process;
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 /// Ties IoT boards to a Kubernetes cluster.
@@ -86,6 +88,22 @@ impl Failure {
             }
         }
         line
+    }
+}
+
+/// Parses the arguments, does what they say, and says in one line what went wrong.
+pub fn main() -> ExitCode {
+    let command = Cli::parse().command;
+    let done = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime.block_on(command.run()),
+        Err(error) => Err(Failure::running(anyhow::Error::new(error).context("cannot start threads"))),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("{}", failure.line());
+            ExitCode::from(failure.code)
+        }
     }
 }
 
