@@ -46,7 +46,10 @@ impl Remove {
             match answers.answer() {
                 Some(answer) if matches!(answer.trim(), "y" | "Y" | "yes") => {}
                 Some(_) => return Ok(writeln!(out, "Nothing was removed.")?),
-                None => bail!("nobody is there to confirm that device `{name}` is removed; pass --yes"),
+                None => {
+                    writeln!(out)?;
+                    bail!("nobody is there to confirm that device `{name}` is removed; pass --yes")
+                }
             }
         }
         // The device that was shown, not one of the same name that was added meanwhile.
