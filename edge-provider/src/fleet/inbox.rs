@@ -151,6 +151,11 @@ impl Inbox {
 }
 
 impl Ticket {
+    #[cfg(test)]
+    pub(crate) fn seq(&self) -> u64 {
+        self.seq
+    }
+
     pub(crate) fn about(&self) -> &About {
         &self.about
     }

@@ -641,3 +641,8 @@ fn clock_condition(skewed: bool) -> ConditionReport {
         message: message.to_owned(),
     }
 }
+
+#[cfg(test)]
+mod convergence;
+#[cfg(test)]
+mod tests;

@@ -217,3 +217,6 @@ impl Pending {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
