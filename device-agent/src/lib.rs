@@ -12,6 +12,7 @@ pub mod identity;
 pub mod ledger;
 pub mod link;
 pub mod runtime;
+pub mod shim;
 pub mod state_dir;
 mod workload_store;
 pub mod workloads;

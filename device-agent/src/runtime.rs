@@ -15,6 +15,7 @@ use hawser_wire::PodUid;
 use hawser_wire::deployment::EdgeDeployment;
 use serde::{Deserialize, Serialize};
 
+pub mod process;
 pub mod scripted;
 
 /// Runs containers.
@@ -58,6 +59,11 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// Whether `container` can never run here, and why. Pure, and asked before every start.
     fn refuse(&self, pod: &EdgeDeployment, container: &hawser_wire::deployment::Container) -> Option<Refusal>;
+
+    /// Variables that a container gets before its own, and that its own may refer to. Pure.
+    fn environment(&self, _pod: &EdgeDeployment, _id: &ContainerId) -> Vec<(String, String)> {
+        Vec::new()
+    }
 
     /// Everything of ours that runs, or has run and was not removed.
     fn inventory(&self) -> impl Future<Output = Result<Vec<Found>, RuntimeError>> + Send;

@@ -82,9 +82,13 @@ pub struct Expanded {
     pub sub_paths: Vec<Option<String>>,
 }
 
-/// Fills in everything that the device has to fill in.
-pub fn expand_container(container: &Container, host: &HostFacts, pod_addresses: Option<&[String]>) -> Expanded {
-    let mut env: Vec<(String, String)> = Vec::with_capacity(container.env.len());
+/// Fills in everything that the device has to fill in. `env` is what the runtime gives every container.
+pub fn expand_container(
+    container: &Container,
+    mut env: Vec<(String, String)>,
+    host: &HostFacts,
+    pod_addresses: Option<&[String]>,
+) -> Expanded {
     for variable in &container.env {
         let value = match &variable.value {
             EnvValue::Template(text) => expand(text, |name| find(&env, name)),
@@ -176,11 +180,14 @@ mod tests {
                 ("RAW", EnvValue::Literal("$(LATE)".into())),
                 ("LATE", template("$(LATE)r")),
             ],
-            &["$(EARLY)", "$(LATE)", "$(RAW)"],
+            &["$(EARLY)", "$(LATE)", "$(RAW)", "$(BASE)"],
         );
-        let expanded = expand_container(&container, &HostFacts::default(), None);
-        assert_eq!(expanded.command, ["$(LATE)", "later", "$(LATE)"]);
-        assert_eq!(expanded.env.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["EARLY", "LATE", "RAW"]);
+        let expanded = expand_container(&container, vec![("BASE".into(), "b".into())], &HostFacts::default(), None);
+        assert_eq!(expanded.command, ["$(LATE)", "later", "$(LATE)", "b"]);
+        assert_eq!(
+            expanded.env.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(),
+            ["BASE", "EARLY", "LATE", "RAW"]
+        );
     }
 
     #[test]

@@ -84,7 +84,7 @@ enum Woken {
     Ordered,
     HostChanged,
     Resync,
-    Room,
+    Room(mpsc::OwnedPermit<ReportItem>),
     Timer,
     Stop,
 }
@@ -192,7 +192,7 @@ impl<R: Runtime, S: WorkloadStore> Owner<R, S> {
                     self.resync.borrow_and_update();
                     self.say_again();
                 }
-                Woken::Room => self.say_one(),
+                Woken::Room(room) => self.say_one(room),
                 Woken::Timer => {
                     self.save(false).await;
                     self.tell(vec![Event::Tick]).await;
@@ -216,7 +216,7 @@ impl<R: Runtime, S: WorkloadStore> Owner<R, S> {
             changed = self.orders.changed() => if changed.is_ok() { Woken::Ordered } else { Woken::Stop },
             Ok(()) = self.host.changed() => Woken::HostChanged,
             Ok(()) = self.resync.changed() => Woken::Resync,
-            room = self.reports.reserve(), if has_to_say => if room.is_ok() { Woken::Room } else { Woken::Stop },
+            room = self.reports.clone().reserve_owned(), if has_to_say => room.map_or(Woken::Stop, Woken::Room),
             () = tokio::time::sleep(pause.unwrap_or_default()), if pause.is_some() => Woken::Timer,
         }
     }
@@ -304,23 +304,17 @@ impl<R: Runtime, S: WorkloadStore> Owner<R, S> {
         }
     }
 
-    /// Says one thing. There is room: nobody else takes it between `reserve` and here but another owner, in which case
-    /// it is said next time.
-    fn say_one(&mut self) {
+    /// Says one thing, in the place that was kept for it.
+    fn say_one(&mut self, room: mpsc::OwnedPermit<ReportItem>) {
         if let Some(item) = self.waiting.pop_front() {
-            if let Err(mpsc::error::TrySendError::Full(item)) = self.reports.try_send(item) {
-                self.waiting.push_front(item);
-            }
+            room.send(item);
             return;
         }
         self.unsaid = false;
         let Resync::Workload(report) = self.lifecycle.resync((self.clock)()) else { return };
-        if self.said.as_ref() == Some(&*report) {
-            return;
-        }
-        match self.reports.try_send(ReportItem::Workload((*report).clone())) {
-            Ok(()) => self.said = Some(*report),
-            Err(_) => self.unsaid = true,
+        if self.said.as_ref() != Some(&*report) {
+            room.send(ReportItem::Workload((*report).clone()));
+            self.said = Some(*report);
         }
     }
 
@@ -424,7 +418,7 @@ async fn start<R: Runtime>(
     if let Some(Refusal { reason, message }) = runtime.refuse(&spec, container) {
         return Err(StartProblem::Refused(Refusal { reason, message }));
     }
-    let expanded = expand_container(container, host, own);
+    let expanded = expand_container(container, runtime.environment(&spec, &id), host, own);
     let start = ContainerStart {
         id,
         command: expanded.command,

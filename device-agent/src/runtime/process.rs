@@ -1,0 +1,397 @@
+//! The `process` runtime: a pod's command runs on the host.
+//!
+//! There is no container engine. `image: host` says that the pod knows this; any other image is refused. Each container
+//! has a [shim](crate::shim), which outlives the agent. [`docs/decisions/0003`] says why.
+//!
+//! What a program sees:
+//!
+//! - Its working directory is its own directory, `$HAWSER_WORKLOAD_DIR`, unless `workingDir` names one on the host.
+//! - There is no mount namespace. A volume mounted at `/etc/app` appears at `$HAWSER_WORKLOAD_DIR/etc/app`, which is
+//!   `etc/app` in its working directory; `$(HAWSER_WORKLOAD_DIR)` works in commands and variables. `readOnly` and an
+//!   `emptyDir`'s size limit cannot be enforced here. One mount below another is refused.
+//! - The termination message file is at `$HAWSER_WORKLOAD_DIR/dev/termination-log`, or wherever the pod puts it.
+//! - Besides its own environment it gets `PATH`, `HOME`, `HAWSER_WORKLOAD_DIR` and, if the pod has one, `HOSTNAME`.
+//! - Secret files are only ever in memory, below a directory on a tmpfs.
+//! - CPU and memory limits hold where the agent may make cgroups; elsewhere there are none.
+//!
+//! [`docs/decisions/0003`]: https://github.com/hawser/hawser/blob/main/docs/decisions/0003-a-shim-per-process.md
+
+use std::collections::BTreeSet;
+use std::io::{self, BufRead, BufReader, Write};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hawser_wire::PodUid;
+use hawser_wire::deployment::{Container, EdgeDeployment};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags};
+use rustix::process::Pid;
+use tokio::sync::Semaphore;
+
+use self::beneath::{is_name, names};
+use self::place::{Naming, Places, make};
+use self::volumes::remove_tree;
+use super::{
+    ContainerId, ContainerStart, Exit, Found, PodReady, PodSetup, Refusal, Runtime, RuntimeError, Signal, StartError,
+};
+use crate::shim::files::{self, CONTROL, CgroupSpec, KILL, LOCK, Launch, Reply, Spec, TERM, Termination};
+use crate::shim::identity::boot_id;
+
+pub(crate) mod beneath;
+mod held;
+mod place;
+mod volumes;
+
+/// The image that says "the host's own programs".
+pub const HOST_IMAGE: &str = "host";
+
+/// How the runtime is set up.
+#[derive(Debug, Clone)]
+pub struct ProcessConfig {
+    /// Where pods live on the disk.
+    pub root: PathBuf,
+    /// Where secrets live: a directory on a tmpfs, for this agent alone.
+    pub secrets: PathBuf,
+    /// The program that [`shim::main`](crate::shim::main) is behind when its first argument is `shim`.
+    pub shim: PathBuf,
+    /// The cgroup below which containers get theirs; `None`: no limits.
+    pub cgroup: Option<String>,
+    /// How long a log file may be.
+    pub log_max_bytes: u64,
+    /// How many log files there may be of one attempt, the one that is written included.
+    pub log_max_files: u32,
+}
+
+impl ProcessConfig {
+    /// The usual set-up: this very program is the shim. `root` is for this agent alone.
+    pub fn new(root: PathBuf, secrets: PathBuf) -> Self {
+        Self {
+            root,
+            secrets,
+            // The program that runs, even when the file it came from has been replaced meanwhile.
+            shim: PathBuf::from("/proc/self/exe"),
+            cgroup: Some("hawser".to_owned()),
+            log_max_bytes: 4 * 1024 * 1024,
+            log_max_files: 4,
+        }
+    }
+}
+
+/// The `process` runtime.
+#[derive(Debug, Clone)]
+pub struct Process(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    config: ProcessConfig,
+    places: Places,
+    boot: String,
+    /// Bounds the threads that wait for disks and shims when many pods start at once; the others wait in line.
+    hands: Semaphore,
+}
+
+/// Enough to keep a slow disk and a few cores busy.
+const HANDS: usize = 4;
+/// How long a shim may take to say whether it started its program.
+const START_TIMEOUT: Timespec = Timespec { tv_sec: 30, tv_nsec: 0 };
+/// How long a removal waits for what it killed.
+const REMOVE_WAIT: Duration = Duration::from_secs(10);
+
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+impl Process {
+    /// A runtime on these directories. They are made when they are needed.
+    pub fn new(config: ProcessConfig) -> Self {
+        let places = Places { root: config.root.clone(), secrets: config.secrets.clone() };
+        Self(Arc::new(Inner { config, places, boot: boot_id(), hands: Semaphore::new(HANDS) }))
+    }
+
+    /// Runs `work` on a thread that may block.
+    async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(&Inner) -> T + Send + 'static) -> T {
+        let inner = self.0.clone();
+        // The semaphore is never closed; without a permit the work is merely less bounded.
+        let _permit = self.0.hands.acquire().await;
+        match tokio::task::spawn_blocking(move || work(&inner)).await {
+            Ok(done) => done,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            // The asynchronous runtime is shutting down, and nobody waits for this any more.
+            Err(_) => std::future::pending().await,
+        }
+    }
+}
+
+impl Runtime for Process {
+    fn scheme(&self) -> &'static str {
+        "process"
+    }
+
+    fn epoch(&self) -> String {
+        self.0.boot.clone()
+    }
+
+    fn refuse(&self, pod: &EdgeDeployment, container: &Container) -> Option<Refusal> {
+        refuse(pod, container, rustix::process::geteuid().as_raw()).err()
+    }
+
+    fn environment(&self, pod: &EdgeDeployment, id: &ContainerId) -> Vec<(String, String)> {
+        let work = self.0.places.work(id).display().to_string();
+        let mut env = vec![
+            ("PATH".to_owned(), DEFAULT_PATH.to_owned()),
+            ("HOME".to_owned(), work.clone()),
+            ("HAWSER_WORKLOAD_DIR".to_owned(), work),
+        ];
+        env.extend(pod.hostname.iter().map(|hostname| ("HOSTNAME".to_owned(), hostname.clone())));
+        env
+    }
+
+    async fn inventory(&self) -> Result<Vec<Found>, RuntimeError> {
+        self.blocking(|inner| held::inventory(&inner.places, &inner.boot)).await
+    }
+
+    async fn prepare(&self, pod: PodSetup) -> Result<PodReady, RuntimeError> {
+        self.blocking(move |inner| {
+            if let Some(volume) = pod.spec.volumes.iter().find(|volume| !is_name(&volume.name)) {
+                let error = io::Error::other("it is not a name");
+                return Err(error).naming(|| format!("make volume {:?}", volume.name));
+            }
+            inner.places.prepare(&pod)?;
+            Ok(PodReady { addresses: None })
+        })
+        .await
+    }
+
+    async fn start(&self, start: ContainerStart) -> Result<(), StartError> {
+        self.blocking(move |inner| inner.start(&start)).await
+    }
+
+    async fn ended(&self, id: ContainerId) -> Exit {
+        let dir = self.0.places.attempt(&id);
+        held::ended(self, dir).await
+    }
+
+    async fn signal(&self, id: ContainerId, signal: Signal) -> Result<(), RuntimeError> {
+        self.blocking(move |inner| inner.signal(&id, signal)).await
+    }
+
+    async fn remove(&self, id: ContainerId) -> Result<(), RuntimeError> {
+        self.blocking(move |inner| {
+            let dir = inner.places.attempt(&id);
+            if held::is_locked(&dir) {
+                return Err(io::Error::other("it runs")).naming(|| format!("remove {id}"));
+            }
+            let log = inner.places.log(&id);
+            remove_log(&log).and_then(|()| remove_tree(&dir)).naming(|| format!("remove {id}"))
+        })
+        .await
+    }
+
+    async fn remove_pod(&self, uid: PodUid) -> Result<(), RuntimeError> {
+        let pod = uid.clone();
+        let ids = self.blocking(move |inner| held::attempts(&inner.places, &pod)).await?;
+        for id in ids {
+            let dir = self.0.places.attempt(&id);
+            if held::is_locked(&dir) {
+                self.signal(id.clone(), Signal::Kill).await?;
+                let ended = tokio::time::timeout(REMOVE_WAIT, held::ended(self, dir)).await;
+                ended.map_err(io::Error::from).naming(|| format!("wait for {id} to end"))?;
+            }
+        }
+        self.blocking(move |inner| {
+            for path in [inner.places.secret_pod(&uid), inner.places.pod(&uid)] {
+                remove_tree(&path).naming(|| format!("remove {}", path.display()))?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    fn log(&self, id: &ContainerId) -> Option<PathBuf> {
+        Some(self.0.places.log(id))
+    }
+}
+
+impl Inner {
+    fn start(&self, start: &ContainerStart) -> Result<(), StartError> {
+        let id = &start.id;
+        let container = start.container().ok_or(io::Error::other("the pod has no such container"));
+        let container = container.naming(|| format!("start {id}")).map_err(StartError::NotCreated)?;
+        let dir = self.places.attempt(id);
+        if dir.join(files::STATE).exists() || dir.join(files::EXIT).exists() {
+            return Ok(());
+        }
+        let reply = self.run_shim(start, container, &dir).map_err(StartError::NotCreated)?;
+        match reply {
+            // Taken: another shim is at it, started by an agent that died. How it goes is told by its files.
+            Reply::Started | Reply::Taken => Ok(()),
+            Reply::NotStarted { code, message } => Err(StartError::NotStarted { code, message }),
+            Reply::Failed { message } => {
+                Err(io::Error::other(message)).naming(|| format!("start {id}")).map_err(StartError::NotCreated)
+            }
+        }
+    }
+
+    fn run_shim(&self, start: &ContainerStart, container: &Container, dir: &PathBuf) -> Result<Reply, RuntimeError> {
+        let id = &start.id;
+        let spec = self.spec(start, container)?;
+        let mut bytes = Vec::new();
+        ciborium::into_writer(&spec, &mut bytes).map_err(io::Error::other).naming(|| format!("describe {id}"))?;
+        if let Some(parent) = spec.log.parent() {
+            make(parent, 0o700).naming(|| format!("make {}", parent.display()))?;
+        }
+        make(dir, 0o700).naming(|| format!("make {}", dir.display()))?;
+        let lock = dir.join(LOCK);
+        std::fs::File::options().append(true).create(true).open(&lock).naming(|| format!("make {}", lock.display()))?;
+
+        let mut child = Command::new(&self.config.shim)
+            .args(["shim", "run"])
+            .arg(dir)
+            .env_clear()
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .naming(|| format!("start the shim {}", self.config.shim.display()))?;
+        let pid = Pid::from_child(&child);
+        let sent = child.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(&bytes));
+        let reply = sent.and_then(|()| child.stdout.take().map_or(Err(io::ErrorKind::BrokenPipe.into()), listen));
+        // A shim that holds a container is reaped when that ends, also by an agent that did not start it. One that
+        // holds nothing ends now.
+        match &reply {
+            Ok(Reply::Started) => {}
+            Ok(_) => drop(rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty())),
+            Err(_) => drop(rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::NOHANG)),
+        }
+        reply.naming(|| format!("hear from the shim of {id}"))
+    }
+
+    fn spec(&self, start: &ContainerStart, container: &Container) -> Result<Spec, RuntimeError> {
+        let id = &start.id;
+        let work = self.places.prepare_work(start, container)?;
+        let directory = container.working_dir.as_ref().map_or(work.clone(), |directory| work.join(directory));
+        let groups: BTreeSet<u32> = start.spec.supplemental_groups.iter().copied().chain(start.spec.fs_group).collect();
+        let root = rustix::process::geteuid().is_root();
+        let limits = container.resources;
+        let cgroup = self.config.cgroup.as_ref().filter(|_| root).map(|parent| CgroupSpec {
+            path: format!("{parent}/{id}"),
+            cpu_millis: limits.cpu_limit_millis,
+            memory_bytes: limits.memory_limit_bytes,
+            pids: None,
+        });
+        Ok(Spec {
+            launch: Launch {
+                command: start.command.clone(),
+                env: start.env.clone(),
+                directory,
+                uid: container.user.uid,
+                gid: container.user.gid,
+                groups: groups.into_iter().collect(),
+                cgroup_procs: Vec::new(),
+            },
+            log: self.places.log(id),
+            log_max_bytes: self.config.log_max_bytes,
+            log_max_files: self.config.log_max_files,
+            termination: Some(Termination { root: work, path: container.termination_message_path.clone() }),
+            termination_from_logs: container.termination_message_from_logs,
+            cgroup,
+        })
+    }
+
+    /// Through the shim, which knows that the pid is still its program's. If it does not listen, it is dead, and then
+    /// so is the program.
+    fn signal(&self, id: &ContainerId, signal: Signal) -> Result<(), RuntimeError> {
+        let path = self.places.attempt(id).join(CONTROL);
+        let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let byte = if signal == Signal::Term { TERM } else { KILL };
+        let sent = match rustix::fs::open(&path, flags, Mode::empty()) {
+            Ok(control) => rustix::io::write(&control, &[byte]).map(drop),
+            Err(rustix::io::Errno::NXIO | rustix::io::Errno::NOENT) => Ok(()),
+            Err(error) => Err(error),
+        };
+        sent.naming(|| format!("send {signal:?} to {id}"))
+    }
+}
+
+/// The one line that a shim says.
+fn listen(stdout: std::process::ChildStdout) -> io::Result<Reply> {
+    let mut fds = [PollFd::new(&stdout, PollFlags::IN)];
+    if poll(&mut fds, Some(&START_TIMEOUT))? == 0 {
+        return Err(io::Error::new(io::ErrorKind::TimedOut, "it said nothing for 30 s"));
+    }
+    let mut line = String::new();
+    BufReader::new(stdout).read_line(&mut line)?;
+    if line.is_empty() {
+        return Err(io::Error::other("it ended without a word; is the program that was named as shim really one?"));
+    }
+    Ok(serde_json::from_str(&line)?)
+}
+
+fn remove_log(log: &std::path::Path) -> io::Result<()> {
+    let (Some(dir), Some(name)) = (log.parent(), log.file_name().and_then(|name| name.to_str())) else { return Ok(()) };
+    let entries = match std::fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let file = entry.file_name();
+        let rest = file.to_str().and_then(|file| file.strip_prefix(name));
+        if rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.')) {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a container can run here; `own` is the agent's user.
+fn refuse(pod: &EdgeDeployment, container: &Container, own: u32) -> Result<(), Refusal> {
+    let refusal = |reason: &str, message: String| Err(Refusal { reason: reason.to_owned(), message });
+    let image = &container.image;
+    if image != HOST_IMAGE {
+        let message = format!("the process runtime runs programs of the host: set image: {HOST_IMAGE} (got {image})");
+        return refusal("ImageNotSupported", message);
+    }
+    if container.command.is_empty() && container.args.is_empty() {
+        let message = "no command specified: set command, since the process runtime has no image to take one from";
+        return refusal("CreateContainerError", message.to_owned());
+    }
+    if !is_name(&container.name) {
+        return refusal("CreateContainerConfigError", format!("{:?} is not a container's name", container.name));
+    }
+    let user = container.user;
+    if user.non_root && user.uid.unwrap_or(own) == 0 {
+        let message = "container has runAsNonRoot and would run as root: set runAsUser";
+        return refusal("CreateContainerConfigError", message.to_owned());
+    }
+    let other = user.uid.is_some_and(|uid| uid != own) || user.gid.is_some();
+    if own != 0 && (other || pod.fs_group.is_some() || !pod.supplemental_groups.is_empty()) {
+        let message = format!(
+            "the agent runs as user {own} and cannot change users or groups: run it as root, or leave out runAsUser, \
+             runAsGroup, fsGroup and supplementalGroups"
+        );
+        return refusal("CreateContainerConfigError", message);
+    }
+    refuse_mounts(container).map_err(|message| Refusal { reason: "CreateContainerConfigError".to_owned(), message })
+}
+
+fn refuse_mounts(container: &Container) -> Result<(), String> {
+    let mut paths = Vec::with_capacity(container.mounts.len());
+    for mount in &container.mounts {
+        let path = names(&mount.path).map_err(|error| format!("mountPath {}: {error}", mount.path))?;
+        if path.is_empty() {
+            return Err("mountPath /: the process runtime cannot mount a volume there".to_owned());
+        }
+        paths.push((path, &mount.path));
+    }
+    paths.sort();
+    for pair in paths.windows(2) {
+        if pair[1].0.starts_with(&pair[0].0) {
+            return Err(format!(
+                "mountPath {} lies in {}: the process runtime cannot mount one volume below another",
+                pair[1].1, pair[0].1
+            ));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,188 @@
+//! The agent goes and comes back; containers do not notice.
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use hawser_wire::deployment::RestartPolicy;
+use hawser_wire::report::ContainerState;
+use rustix::process::Signal;
+
+use crate::world::*;
+
+/// Not a test: the stand-in agent that other tests kill. It runs in a process of its own, on the directories that the
+/// environment names.
+#[tokio::test]
+#[ignore = "run by other tests, in a process of its own"]
+async fn stand_in_agent() {
+    let Some(dir) = std::env::var_os("STAND_IN_AGENT") else { return };
+    let mut device = Device::new();
+    let secrets = std::env::var_os("STAND_IN_SECRETS").unwrap();
+    device.config = config(dir.as_ref(), secrets.as_ref());
+    device.run(&server());
+    device.run(&job());
+    device.start();
+    device.until_running("server").await;
+    device.until_running("job").await;
+    let records = ["server", "job"].map(|name| device.work(name).join("pid"));
+    device
+        .until("both to be up", |device| device.restarts("server") == 1 && records.iter().all(|pid| pid.exists()))
+        .await;
+    println!("UP");
+    device.until("the end of time", |_| false).await;
+}
+
+fn server() -> hawser_wire::deployment::EdgeDeployment {
+    // The first attempt fails, so that there is a restart count to keep.
+    let script = "test -e once || { echo > once; exit 1; }; echo $$ > pid; exec sleep 1000";
+    pod("server", RestartPolicy::Always, shell(script))
+}
+
+fn job() -> hawser_wire::deployment::EdgeDeployment {
+    pod("job", RestartPolicy::Never, shell("echo $$ > pid; until test -e go; do sleep 0.05; done; exit 42"))
+}
+
+#[tokio::test]
+async fn kill_minus_nine_of_the_agent_changes_nothing() {
+    let mut device = Device::new();
+    let mut agent = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "adoption::stand_in_agent", "--ignored", "--nocapture"])
+        .env("STAND_IN_AGENT", device.dir.path())
+        .env("STAND_IN_SECRETS", device.secrets.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let output = std::io::BufReader::new(agent.stdout.take().unwrap());
+    let up = std::io::BufRead::lines(output).map_while(Result::ok).any(|line| line.contains("UP"));
+    assert!(up, "the agent came up");
+    agent.kill().unwrap();
+    agent.wait().unwrap();
+
+    let pid_of =
+        |name: &str| -> i32 { std::fs::read_to_string(device.work(name).join("pid")).unwrap().trim().parse().unwrap() };
+    let (server_pid, job_pid) = (pid_of("server"), pid_of("job"));
+    assert!(is_alive(server_pid) && is_alive(job_pid), "they outlive the agent");
+    // The job ends while there is no agent.
+    std::fs::write(device.work("job").join("go"), "").unwrap();
+    while is_alive(job_pid) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+
+    device.run(&server());
+    device.run(&job());
+    device.start();
+    device.until_running("server").await;
+    let end = device.run_to_end(&job()).await;
+    assert_eq!((end.exit_code, end.reason.as_str()), (42, "Error"));
+    assert_eq!(device.restarts("server"), 1);
+    assert_eq!(pid_of_work(&device, "server"), server_pid);
+    assert!(is_alive(server_pid));
+    assert!(device.event("Started").is_none(), "nothing was started: {:?}", device.events);
+
+    device.unwant("server");
+    device.until("the server to go", |device| !device.place("server").exists()).await;
+    assert!(!is_alive(server_pid), "an adopted container can be stopped");
+    device.stop().await;
+}
+
+fn pid_of_work(device: &Device, name: &str) -> i32 {
+    std::fs::read_to_string(device.work(name).join("pid")).unwrap().trim().parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_stopped_agent_leaves_workloads_running_and_a_corrupt_record_does_not_change_that() {
+    let mut device = Device::new();
+    device.start();
+    device.run(&pod("web", RestartPolicy::Always, shell("echo $$ > pid; exec sleep 1000")));
+    device.until_running("web").await;
+    device.written("web", "pid").await;
+    let pid = pid_of_work(&device, "web");
+    for record in [None, Some(&b"garbage"[..]), Some(&b"\x01"[..]), Some(&b"\x07later"[..])] {
+        device.stop().await;
+        assert!(is_alive(pid));
+        if let Some(record) = record {
+            std::fs::write(device.dir.path().join("records/web"), record).unwrap();
+        }
+        device.events.clear();
+        device.start();
+        device.until_running("web").await;
+        device.until("evidence", |device| record.is_none() || device.event("WorkloadRecordLost").is_some()).await;
+        assert_eq!((pid_of_work(&device, "web"), device.restarts("web")), (pid, 0), "{record:?}");
+        assert!(is_alive(pid));
+    }
+    device.stop().await;
+}
+
+#[tokio::test]
+async fn a_killed_shim_takes_its_container_with_it_and_the_policy_decides() {
+    let mut device = Device::new();
+    device.start();
+    let script = "sleep 1000 & echo $! > child; echo $PPID > shim; echo $$ > pid; wait";
+    device.run(&pod("web", RestartPolicy::Always, shell(script)));
+    let shim: i32 = device.written("web", "shim").await.parse().unwrap();
+    let child: i32 = device.written("web", "child").await.parse().unwrap();
+    let pid: i32 = device.written("web", "pid").await.parse().unwrap();
+    device.until_running("web").await;
+    kill(shim, Signal::KILL);
+    device.until("a restart", |device| device.is_running("web") && device.restarts("web") == 1).await;
+    let last = device.report("web").unwrap().containers[0].last.clone().unwrap();
+    assert_eq!((last.exit_code, last.reason.as_str()), (137, "ContainerStatusUnknown"));
+    assert!(!is_alive(pid) && !is_alive(child), "nothing is left of the first attempt");
+    device.stop().await;
+}
+
+#[tokio::test]
+async fn a_pid_that_belongs_to_somebody_else_now_is_not_taken_for_ours() {
+    let mut device = Device::new();
+    let spec = pod("web", RestartPolicy::Never, shell("exit 0"));
+    // As after a crash in which shim and program died; their pids belong to this test now.
+    let attempt = device.place("web").join("containers/main/0");
+    std::fs::create_dir_all(&attempt).unwrap();
+    std::fs::write(attempt.join("lock"), "").unwrap();
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let own = std::process::id();
+    let state = format!(
+        r#"{{"boot":"{}","shim":{{"pid":{own},"start":1}},"program":{{"pid":{own},"start":1}},"started":{{"secs":1,"nanos":0}}}}"#,
+        boot.trim()
+    );
+    std::fs::write(attempt.join("state.json"), state).unwrap();
+    device.start();
+    let end = device.run_to_end(&spec).await;
+    assert_eq!((end.exit_code, end.reason.as_str()), (137, "ContainerStatusUnknown"));
+    device.stop().await;
+}
+
+#[tokio::test]
+async fn a_reboot_starts_everything_again() {
+    let mut device = Device::new();
+    device.start();
+    device.run(&pod("web", RestartPolicy::Always, shell("echo $$ > pid; exec sleep 1000")));
+    device.until_running("web").await;
+    device.written("web", "pid").await;
+    let pid = pid_of_work(&device, "web");
+    device.stop().await;
+    // What a reboot does: processes end without a word, memory is empty, the boot has another name.
+    let state = device.place("web").join("containers/main/0/state.json");
+    let text = std::fs::read_to_string(&state).unwrap();
+    let shim = text.split("\"shim\":{\"pid\":").nth(1).unwrap().split(',').next().unwrap().parse().unwrap();
+    kill(shim, Signal::KILL);
+    while is_alive(pid) || is_alive(shim) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    std::fs::write(&state, text.replace(boot.trim(), "another-boot")).unwrap();
+    let record = device.dir.path().join("records/web");
+    let bytes = std::fs::read(&record).unwrap();
+    let at = bytes.windows(36).position(|part| part == boot.trim().as_bytes()).unwrap();
+    let mut other = bytes;
+    other[at..at + 36].copy_from_slice(b"00000000-0000-0000-0000-000000000000");
+    std::fs::write(&record, other).unwrap();
+
+    device.start();
+    device.until("a new attempt", |device| device.is_running("web") && device.restarts("web") == 1).await;
+    let status = &device.report("web").unwrap().containers[0];
+    let last = status.last.clone().unwrap();
+    assert_eq!((last.exit_code, last.reason.as_str()), (137, "ContainerStatusUnknown"));
+    assert!(last.message.unwrap().contains("the device was restarted"));
+    assert!(matches!(status.state, ContainerState::Running(_)));
+    device.stop().await;
+}

@@ -1,0 +1,8 @@
+//! The `process` runtime on a real kernel: real shells, real signals, real crashes.
+
+#![expect(clippy::disallowed_methods, reason = "a test of real processes needs real time")]
+mod adoption;
+mod ends;
+mod limits;
+mod places;
+mod world;
