@@ -53,7 +53,7 @@ impl BridgeInfo {
     }
 
     /// Reads the ConfigMap back. What it says is printed as part of a command that people paste into a shell, so a hub
-    /// URL or root with characters that a shell would act on is refused.
+    /// URL with characters that a shell would act on is refused, as a root with such characters always is.
     pub fn from_config_map(map: &ConfigMap) -> Result<Self, InvalidBridgeInfo> {
         let read = |key: &'static str| {
             let value = map.data.as_ref().and_then(|data| data.get(key)).map(|value| value.trim());
@@ -62,12 +62,11 @@ impl BridgeInfo {
         let public_key = PublicKey::parse(read(PUBLIC_KEY)?)
             .ok_or(InvalidBridgeInfo { key: PUBLIC_KEY, problem: "not 64 hexadecimal digits" })?;
         let hub_url = read(HUB_URL)?;
-        let plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b":/.-_[]%".contains(&byte));
-        if !plain(hub_url) || !hub_url.contains("://") {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b":/.-_[]%".contains(&byte);
+        if !hub_url.bytes().all(plain) || !hub_url.contains("://") {
             return Err(InvalidBridgeInfo { key: HUB_URL, problem: "not the URL of a hub" });
         }
-        let root = Root::new(read(ROOT)?).ok().filter(|root| plain(root.as_str()));
-        let root = root.ok_or(InvalidBridgeInfo { key: ROOT, problem: "not a topic root" })?;
+        let root = Root::new(read(ROOT)?).map_err(|_| InvalidBridgeInfo { key: ROOT, problem: "not a topic root" })?;
         Ok(Self { public_key, hub_url: hub_url.to_owned(), root })
     }
 }
