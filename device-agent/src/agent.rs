@@ -6,8 +6,11 @@
 mod housekeeping;
 mod status;
 
+use std::future::Future;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -182,12 +185,13 @@ impl AgentHandle {
 
     /// Resolves when one of the parts has ended although nobody stopped it, with its name: the agent is of no use then.
     pub async fn part_ended(&mut self) -> &'static str {
-        loop {
-            if let Some((name, _)) = self.tasks.iter().find(|(_, task)| task.is_finished()) {
-                return name;
-            }
-            tokio::time::sleep(Duration::from_secs(1)).await;
-        }
+        let tasks = &mut self.tasks;
+        let ended = std::future::poll_fn(|context| {
+            let ready = |(_, task): &mut (_, JoinHandle<()>)| Pin::new(task).poll(context).is_ready();
+            tasks.iter_mut().position(ready).map_or(Poll::Pending, Poll::Ready)
+        });
+        let ended = ended.await;
+        self.tasks.swap_remove(ended).0
     }
 
     /// Stops the agent: reports on their way are kept in the ledger, the workloads go on.

@@ -1,6 +1,7 @@
 //! The commands of `hawser-agent`: read the arguments, do it, say how it went.
 
 mod join;
+mod run;
 mod status;
 
 use std::path::PathBuf;
@@ -41,6 +42,9 @@ enum Command {
         after_help = "Example:\n  hawser-agent join mqtts://hub.example --name pi-4 --bridge-key 3f…9a --token hwt1.….…"
     )]
     Join(join::JoinArgs),
+    /// Run the agent until it is told to stop; workloads go on without it.
+    #[command(after_help = "Examples:\n  hawser-agent run\n  hawser-agent run --state-dir ./state")]
+    Run(run::RunArgs),
     /// Say how the agent is, whether it runs or not.
     #[command(after_help = "Examples:\n  hawser-agent status\n  hawser-agent status -o json")]
     Status(status::StatusArgs),
@@ -116,6 +120,7 @@ pub fn main() -> ExitCode {
     };
     let done = match cli.command {
         Command::Join(args) => runtime.block_on(join::join(args)).map(|()| ExitCode::SUCCESS),
+        Command::Run(args) => runtime.block_on(run::run(args)).map(|()| ExitCode::SUCCESS),
         Command::Status(args) => runtime.block_on(status::status(args)),
     };
     // A name lookup may still hang in a thread of its own; nobody needs it any more.

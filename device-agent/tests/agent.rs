@@ -154,7 +154,7 @@ fn container() -> Container {
         image: "host".to_owned(),
         pull_policy: PullPolicy::IfNotPresent,
         command: vec!["sleep".to_owned()],
-        args: Vec::new(),
+        args: vec!["600".to_owned()],
         working_dir: None,
         env: Vec::new(),
         mounts: Vec::new(),
@@ -336,6 +336,52 @@ async fn each_refusal_has_its_code_and_one_line() {
     assert_eq!((other.status.code(), said(&other).contains("`pi`")), (Some(3), true), "{other:?}");
     let never = agent(&["status", "--state-dir", place("d").to_str().unwrap()]).await;
     assert_eq!((never.status.code(), said(&never).contains("hawser-agent join")), (Some(3), true), "{never:?}");
+    cluster.stop().await;
+}
+
+/// A running `hawser-agent run`, as systemd would have it.
+async fn run(dir: &Path) -> tokio::process::Child {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_hawser-agent"));
+    let secrets = dir.join("secrets");
+    command.args(["run", "--state-dir", dir.to_str().unwrap(), "--secrets-dir", secrets.to_str().unwrap()]);
+    command.env("HAWSER_LOG", "warn").kill_on_drop(true).spawn().unwrap()
+}
+
+fn container_id(world: &World) -> Option<String> {
+    world.items.iter().rev().find_map(|(_, item)| match item {
+        ReportItem::Workload(report) if report.phase == Phase::Running => report.containers[0].container_id.clone(),
+        _ => None,
+    })
+}
+
+#[tokio::test]
+async fn the_program_runs_is_killed_adopts_and_stops() {
+    let mut cluster = Cluster::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let unjoined = agent(&["run", "--state-dir", dir.path().to_str().unwrap()]).await;
+    assert_eq!(unjoined.status.code(), Some(3), "{unjoined:?}");
+    assert!(cluster.join(dir.path()).await.status.success());
+    let mut first = run(dir.path()).await;
+    cluster.until("the pod runs", |world| container_id(world).is_some()).await;
+    let id = container_id(&cluster.world.lock().unwrap());
+    first.start_kill().unwrap();
+    first.wait().await.unwrap();
+
+    cluster.world.lock().unwrap().items.clear();
+    let mut second = run(dir.path()).await;
+    cluster.until("the pod is reported again", |world| container_id(world).is_some()).await;
+    assert_eq!(container_id(&cluster.world.lock().unwrap()), id, "adopted");
+    let status = agent(&["status", "--state-dir", dir.path().to_str().unwrap()]).await;
+    let text = String::from_utf8_lossy(&status.stdout);
+    assert!(status.status.success() && text.contains("connected") && text.contains("web"), "{status:?}");
+
+    cluster.world.lock().unwrap().index = Index::new(Version { epoch: 0, revision: 11, edit: 0 }, Vec::new()).unwrap();
+    let gone = |world: &World| world.items.iter().any(|(_, item)| matches!(item, ReportItem::Gone(_)));
+    cluster.until("the pod is gone", gone).await;
+    let pid = rustix::process::Pid::from_raw(i32::try_from(second.id().unwrap()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(10), second.wait()).await.unwrap().unwrap();
+    assert_eq!(ended.code(), Some(0));
     cluster.stop().await;
 }
 
