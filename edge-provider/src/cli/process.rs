@@ -1,5 +1,7 @@
 //! What a long-running command needs of its process: a log, signals, the cryptography of TLS.
 
+use std::io::IsTerminal;
+
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -20,7 +22,10 @@ impl LogArgs {
     pub fn start(&self) -> Result<(), super::Failure> {
         let filter = EnvFilter::try_new(&self.log)
             .map_err(|error| super::Failure::usage(anyhow::anyhow!("--log `{}` is not a filter: {error}", self.log)))?;
-        let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+        let builder = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_ansi(std::io::stderr().is_terminal())
+            .with_writer(std::io::stderr);
         // Refused only if somebody (a test) logs already.
         let _ = if self.log_json { builder.json().try_init() } else { builder.try_init() };
         Ok(())

@@ -28,6 +28,8 @@ pub(crate) struct Slot {
     pub(crate) complaints: Bucket,
     /// When the twin's timer is set.
     pub(crate) timer: Option<Duration>,
+    /// Whether it is counted among the devices that are online.
+    pub(crate) counted: bool,
     agent_version: Option<String>,
     platform: Option<Platform>,
     /// The key that was stored here, until the watch shows it: an older state of the Device may still be under way.
@@ -54,6 +56,7 @@ impl Slot {
             hellos: Bucket::default(),
             complaints: Bucket::default(),
             timer: None,
+            counted: false,
             agent_version: None,
             platform: None,
             learned: None,
@@ -130,5 +133,16 @@ impl Slot {
 
     pub(crate) fn id(&self) -> &DeviceId {
         &self.record.id
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The budget of an idle device is 8 KiB all told; the slot is the part of it that every device has at all times.
+    #[test]
+    fn a_slot_is_small() {
+        assert!(size_of::<Slot>() <= 2048, "{}", size_of::<Slot>());
     }
 }

@@ -360,13 +360,14 @@ impl Fleet {
             return;
         }
         self.line(id, What::Removed);
-        if let Some(slot) = self.state.devices.remove(id)
-            && let Some(at) = slot.timer
-        {
-            self.state.timers.remove(&(at, id.clone()));
+        if let Some(slot) = self.state.devices.remove(id) {
+            if let Some(at) = slot.timer {
+                self.state.timers.remove(&(at, id.clone()));
+            }
+            self.config.metrics.online.inc_by(-i64::from(slot.counted));
         }
         self.state.news.remove(id);
-        self.count_devices();
+        self.config.metrics.devices.set(self.state.devices.len() as i64);
     }
 
     fn present(&mut self, id: &DeviceId) {
@@ -501,7 +502,10 @@ impl Fleet {
         let platform = slot.learn_platform();
         if let Some(news) = slot.news(now) {
             self.state.news.insert(device.clone(), news);
-            self.count_devices();
+        }
+        let online = slot.twin.is_online();
+        if std::mem::replace(&mut slot.counted, online) != online {
+            self.config.metrics.online.inc_by(if online { 1 } else { -1 });
         }
         if platform {
             self.present(device);
@@ -548,12 +552,6 @@ impl Fleet {
         let Some(slot) = self.state.devices.get(device) else { return };
         let line = Line { device: device.clone(), generation: slot.generation, node: slot.node.clone(), what };
         self.state.lines.push_back(line);
-    }
-
-    fn count_devices(&self) {
-        let online = self.state.devices.values().filter(|slot| slot.twin.is_online()).count();
-        self.config.metrics.devices.set(self.state.devices.len() as i64);
-        self.config.metrics.online.set(online as i64);
     }
 }
 
