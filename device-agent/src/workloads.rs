@@ -41,6 +41,8 @@ pub mod lifecycle;
 mod owner;
 pub mod plan;
 pub mod store;
+#[cfg(test)]
+mod tests;
 
 pub use self::expand::HostFacts;
 pub use self::store::{MemoryStore, StoreError, WorkloadStore};

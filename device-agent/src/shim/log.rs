@@ -130,10 +130,23 @@ impl LogFile {
         }
     }
 
-    fn append(&mut self, text: &[u8]) -> io::Result<()> {
-        if self.size > 0 && self.size + text.len() as u64 > self.max_bytes {
-            self.rotate()?;
+    /// Files end between records, and no later than they may unless a single record is longer.
+    fn append(&mut self, mut text: &[u8]) -> io::Result<()> {
+        while !text.is_empty() {
+            let room = usize::try_from(self.max_bytes.saturating_sub(self.size)).unwrap_or(usize::MAX);
+            let fits = if text.len() <= room { text.len() } else { end_of_record(&text[..room]) };
+            if fits == 0 && self.size > 0 {
+                self.rotate()?;
+                continue;
+            }
+            let part = if fits > 0 { fits } else { first_record(text) };
+            self.append_part(&text[..part])?;
+            text = &text[part..];
         }
+        Ok(())
+    }
+
+    fn append_part(&mut self, text: &[u8]) -> io::Result<()> {
         if self.file.is_none() {
             self.reopen()?;
         }
@@ -185,6 +198,15 @@ impl LogFile {
         file.take(wanted).read_to_end(&mut text)?;
         Ok(tail_of(&text, length > wanted))
     }
+}
+
+/// How many bytes there are up to the end of the last whole record.
+fn end_of_record(text: &[u8]) -> usize {
+    text.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1)
+}
+
+fn first_record(text: &[u8]) -> usize {
+    text.iter().position(|byte| *byte == b'\n').map_or(text.len(), |at| at + 1)
 }
 
 /// The last lines of records, without what the log adds. `cut`: the first record may be half of one.
@@ -286,6 +308,18 @@ mod tests {
         let read = |name: &str| fs::read_to_string(dir.path().join(name)).map(|text| text.chars().next().unwrap());
         assert_eq!([read("0.log").unwrap(), read("0.log.1").unwrap(), read("0.log.2").unwrap()], ['9', '8', '7']);
         assert!(read("0.log.3").is_err());
+    }
+
+    #[test]
+    fn one_big_write_is_spread_over_files_between_records() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        let mut log = LogFile::open(&path, 100, 4).unwrap();
+        log.write(Duration::ZERO, &b"0123456789 12345678\n".repeat(13));
+        log.write(Duration::ZERO, &[vec![b'x'; 150], b"\n".to_vec()].concat());
+        let sizes =
+            ["0.log", "0.log.1", "0.log.2", "0.log.3"].map(|name| fs::metadata(dir.path().join(name)).unwrap().len());
+        assert_eq!(sizes, [151, 60, 100, 100]);
     }
 
     #[test]

@@ -70,3 +70,76 @@ fn order(pod: &DesiredPod) -> Order {
         (DesiredWish::Retain, _) => Order::Retain,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use hawser_wire::deployment::{EdgeDeployment, RestartPolicy};
+    use hawser_wire::{ContentHash, Version};
+
+    fn uid() -> PodUid {
+        PodUid::new("u").unwrap()
+    }
+
+    fn deployment(number: u8) -> Deployment {
+        let spec = EdgeDeployment {
+            uid: uid(),
+            namespace: "ns".into(),
+            name: "p".into(),
+            restart_policy: RestartPolicy::Always,
+            grace_seconds: u32::from(number),
+            active_deadline_seconds: None,
+            init_containers: vec![],
+            containers: vec![],
+            volumes: vec![],
+            hostname: None,
+            host_network: false,
+            fs_group: None,
+            supplemental_groups: vec![],
+        };
+        Deployment { hash: ContentHash::of(&hawser_wire::encode(&spec)), spec: Arc::new(spec) }
+    }
+
+    /// What a pod is told, given what the set says of it and what it was told before.
+    fn told(version: bool, wanted: Option<DesiredPod>, known: Option<Option<Order>>) -> Option<(Order, bool)> {
+        let desired = DesiredSet {
+            version: version.then(Version::default),
+            pods: wanted.into_iter().map(|pod| (uid(), pod)).collect(),
+        };
+        let known = known.into_iter().map(|order| (uid(), order)).collect();
+        let mut actions = plan(&desired, &known);
+        assert!(actions.len() <= 1);
+        actions.pop().map(|action| (action.order, action.new))
+    }
+
+    #[test]
+    fn each_pod_is_told_what_has_changed_for_it() {
+        let grace = Duration::from_secs(5);
+        let pod = |wish, number: Option<u8>| Some(DesiredPod { wish, deployment: number.map(deployment) });
+        let run = |number| pod(DesiredWish::Run, Some(number));
+        let stop = || pod(DesiredWish::Stop { grace }, None);
+        let ran = |number| Some(Some(Order::Run(deployment(number))));
+        for (case, version, wanted, known, expected) in [
+            ("a new pod", true, run(1), None, Some((Order::Run(deployment(1)), true))),
+            ("nothing new", true, run(1), ran(1), None),
+            ("a new edge deployment", true, run(2), ran(1), Some((Order::Run(deployment(2)), false))),
+            ("a found pod", true, run(1), Some(None), Some((Order::Run(deployment(1)), false))),
+            ("still being fetched", true, pod(DesiredWish::Run, None), None, None),
+            ("found, still being fetched", true, pod(DesiredWish::Run, None), Some(None), Some((Order::Hold, false))),
+            ("a stop", true, stop(), ran(1), Some((Order::Stop { grace }, false))),
+            ("a stop of what nobody knows is answered", true, stop(), None, Some((Order::Stop { grace }, true))),
+            ("ended for good", true, pod(DesiredWish::Retain, None), ran(1), Some((Order::Retain, false))),
+            ("ended for good, unknown", true, pod(DesiredWish::Retain, None), None, None),
+            ("not wanted any more", true, None, ran(1), Some((Order::Remove, false))),
+            ("found and not wanted", true, None, Some(None), Some((Order::Remove, false))),
+            ("wanted again while it is removed", true, run(1), Some(Some(Order::Remove)), None),
+            ("wanted again after that", true, run(1), None, Some((Order::Run(deployment(1)), true))),
+            ("no set was ever accepted", false, None, Some(None), Some((Order::Hold, false))),
+            ("no set, nothing known", false, None, None, None),
+        ] {
+            assert_eq!(told(version, wanted, known), expected, "{case}");
+        }
+    }
+}

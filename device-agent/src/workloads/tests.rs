@@ -1,0 +1,255 @@
+//! Owners and supervisor, on a scripted runtime and a paused clock.
+
+use hawser_wire::Version;
+use hawser_wire::deployment::{
+    Container, Content, EdgeDeployment, File, Files, PullPolicy, Resources, RestartPolicy, User, Volume, VolumeSource,
+};
+use hawser_wire::desired::ObjectRef;
+use hawser_wire::report::{Phase, WorkloadReport};
+use tokio::time::Instant;
+
+use super::*;
+use crate::desired::{Deployment, DesiredPod, DesiredWish};
+use crate::runtime::scripted::{Script, Scripted};
+use hawser_wire::ContentHash;
+
+struct World {
+    runtime: Scripted,
+    store: Arc<MemoryStore>,
+    begun: Instant,
+    pods: BTreeMap<PodUid, DesiredPod>,
+    agent: Option<Agent>,
+}
+
+struct Agent {
+    desired: watch::Sender<Arc<DesiredSet>>,
+    reports: mpsc::Receiver<ReportItem>,
+    resync: watch::Sender<u64>,
+    _host: watch::Sender<Arc<HostFacts>>,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+fn uid(name: &str) -> PodUid {
+    PodUid::new(name).unwrap()
+}
+
+fn pod(name: &str) -> EdgeDeployment {
+    let container = Container {
+        name: "web".into(),
+        image: "any".into(),
+        pull_policy: PullPolicy::Never,
+        command: vec![],
+        args: vec![],
+        working_dir: None,
+        env: vec![],
+        mounts: vec![],
+        resources: Resources::default(),
+        sidecar: false,
+        user: User::default(),
+        termination_message_path: String::new(),
+        termination_message_from_logs: false,
+    };
+    EdgeDeployment {
+        uid: uid(name),
+        namespace: "ns".into(),
+        name: name.into(),
+        restart_policy: RestartPolicy::Always,
+        grace_seconds: 30,
+        active_deadline_seconds: None,
+        init_containers: vec![],
+        containers: vec![container],
+        volumes: vec![],
+        hostname: None,
+        host_network: false,
+        fs_group: None,
+        supplemental_groups: vec![],
+    }
+}
+
+impl World {
+    #[expect(clippy::disallowed_methods, reason = "the test's clock is tokio's, which is paused")]
+    fn new() -> Self {
+        let store = Arc::new(MemoryStore::default());
+        Self { runtime: Scripted::default(), store, begun: Instant::now(), pods: BTreeMap::new(), agent: None }
+    }
+
+    fn start(&mut self, room: usize) {
+        let (desired, desired_receiver) = watch::channel(self.set());
+        let (reports, receiver) = mpsc::channel(room);
+        let (resync, resync_receiver) = watch::channel(0);
+        let (host, host_receiver) = watch::channel(Arc::default());
+        let stop = CancellationToken::new();
+        let begun = self.begun;
+        let task = Workloads::start(Parts {
+            runtime: Arc::new(self.runtime.clone()),
+            desired: desired_receiver,
+            store: self.store.clone(),
+            reports,
+            clock: Arc::new(move || DeviceTime(begun.elapsed().as_millis() as u64)),
+            recovered: self.store.recovered(),
+            resync: resync_receiver,
+            host: host_receiver,
+            stop: stop.clone(),
+        });
+        self.agent = Some(Agent { desired, reports: receiver, resync, _host: host, stop, task });
+    }
+
+    async fn stop(&mut self) {
+        let agent = self.agent.take().unwrap();
+        agent.stop.cancel();
+        agent.task.await.unwrap();
+    }
+
+    fn set(&self) -> Arc<DesiredSet> {
+        Arc::new(DesiredSet { version: Some(Version::default()), pods: self.pods.clone() })
+    }
+
+    fn run(&mut self, spec: &EdgeDeployment) {
+        let hash = ContentHash::of(&hawser_wire::encode(spec));
+        let deployment = Some(Deployment { hash, spec: Arc::new(spec.clone()) });
+        self.pods.insert(spec.uid.clone(), DesiredPod { wish: DesiredWish::Run, deployment });
+        self.publish();
+    }
+
+    fn publish(&self) {
+        if let Some(agent) = &self.agent {
+            agent.desired.send_replace(self.set());
+        }
+    }
+
+    /// Everything that is said until nothing happens for `seconds`.
+    async fn said(&mut self, seconds: u64) -> Vec<ReportItem> {
+        let mut items = Vec::new();
+        let agent = self.agent.as_mut().unwrap();
+        while let Ok(Some(item)) = tokio::time::timeout(Duration::from_secs(seconds), agent.reports.recv()).await {
+            items.push(item);
+        }
+        items
+    }
+}
+
+fn reports(items: &[ReportItem]) -> Vec<&WorkloadReport> {
+    items.iter().filter_map(|item| if let ReportItem::Workload(report) = item { Some(report) } else { None }).collect()
+}
+
+fn reasons(items: &[ReportItem]) -> Vec<&str> {
+    items
+        .iter()
+        .filter_map(|item| if let ReportItem::Event(e) = item { Some(e.reason.as_str()) } else { None })
+        .collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_fails_stops_nothing_and_is_told_once() {
+    let mut world = World::new();
+    world.start(8);
+    world.run(&pod("a"));
+    world.said(1).await;
+    world.store.set_broken(Some("disk full"));
+    world.runtime.end(&crate::runtime::ContainerId { pod: uid("a"), name: "web".into(), attempt: 0 }, 1);
+    let said = world.said(100).await;
+    assert_eq!(reports(&said).last().unwrap().containers[0].restart_count, 1);
+    assert_eq!(reasons(&said).iter().filter(|reason| **reason == "WorkloadNotSaved").count(), 1);
+    // What is only in memory is written when that is possible again.
+    world.store.set_broken(None);
+    let before = world.store.saves();
+    world.said(100).await;
+    assert_eq!(world.store.saves(), before + 1);
+    world.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn agents_come_and_go_and_containers_stay() {
+    let mut world = World::new();
+    world.run(&pod("a"));
+    for _ in 0..3 {
+        world.start(8);
+        let said = world.said(1).await;
+        let last = *reports(&said).last().unwrap();
+        assert_eq!((last.phase, last.containers[0].restart_count), (Phase::Running, 0));
+        world.stop().await;
+    }
+    assert_eq!(world.runtime.log().iter().filter(|line| line.starts_with("start")).count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_is_heard_during_a_slow_start() {
+    let mut world = World::new();
+    world.runtime.script("web", vec![Script { start_takes: Duration::from_secs(300), ..Script::server() }]);
+    world.start(8);
+    world.run(&pod("a"));
+    world.said(1).await;
+    world.pods.get_mut(&uid("a")).unwrap().wish = DesiredWish::Stop { grace: Duration::from_secs(5) };
+    world.publish();
+    let said = world.said(400).await;
+    assert!(matches!(said.last(), Some(ReportItem::Gone(gone)) if gone.uid == uid("a")));
+    // The grace period was over before there was anything to stop.
+    assert_eq!(world.runtime.log(), ["prepare a", "start a-web-0", "kill a-web-0"]);
+    world.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn everything_is_said_again_when_asked_and_nothing_twice_otherwise() {
+    let mut world = World::new();
+    world.start(8);
+    world.run(&pod("a"));
+    world.run(&pod("b"));
+    world.said(1).await;
+    world.publish();
+    assert_eq!(world.said(1_000).await, []);
+    world.agent.as_ref().unwrap().resync.send_replace(1);
+    let said = world.said(1).await;
+    assert_eq!(reports(&said).iter().map(|report| report.uid.as_str()).collect::<Vec<_>>().len(), 2);
+    world.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn more_pods_than_places_in_the_queue_all_have_their_say() {
+    let mut world = World::new();
+    world.start(1);
+    for number in 0..100 {
+        world.run(&pod(&format!("p{number}")));
+    }
+    let said = world.said(5).await;
+    let running = reports(&said).into_iter().filter(|report| report.phase == Phase::Running).count();
+    assert_eq!(running, 100);
+    world.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_leaves_the_set_leaves_nothing_and_may_come_back() {
+    let mut world = World::new();
+    world.start(8);
+    world.run(&pod("a"));
+    world.said(1).await;
+    world.pods.clear();
+    world.publish();
+    let said = world.said(60).await;
+    assert!(said.iter().any(|item| matches!(item, ReportItem::Gone(_))));
+    assert_eq!(world.store.recovered(), []);
+    world.run(&pod("a"));
+    world.said(1).await;
+    let log = world.runtime.log();
+    assert_eq!(log, ["prepare a", "start a-web-0", "term a-web-0", "remove a", "prepare a", "start a-web-0"]);
+    world.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_missing_blob_delays_and_a_found_one_arrives() {
+    let mut world = World::new();
+    let hash = ContentHash::of(b"content");
+    let file = File { path: "f".into(), mode: 0o644, content: Content::Blob(ObjectRef { hash, len: 7 }) };
+    let mut spec = pod("a");
+    let source = VolumeSource::Files(Files { secret: false, entries: vec![file] });
+    spec.volumes.push(Volume { name: "v".into(), source });
+    world.start(8);
+    world.run(&spec);
+    let said = world.said(5).await;
+    assert_eq!(reasons(&said), ["FailedMount"]);
+    world.store.put_blob(b"content");
+    let said = world.said(15).await;
+    assert_eq!(reports(&said).last().unwrap().phase, Phase::Running);
+    assert_eq!(*world.runtime.prepared(&uid("a")).unwrap().files["v"][0].content, *b"content");
+    world.stop().await;
+}
