@@ -75,10 +75,11 @@ impl Lifecycle {
     fn container(&self, container: &Container, gone: bool) -> ContainerReport {
         let (state, last) = self.state(container, gone);
         let running = matches!(state, ContainerState::Running(_));
-        let id = match &container.activity {
-            Activity::Starting | Activity::Blocked { .. } => container.last.as_ref().map(|last| last.attempt),
-            _ if running || container.exit.is_some() => container.attempt,
-            _ => container.last.as_ref().map(|last| last.attempt),
+        // An attempt that was decided on and is not made yet does not count.
+        let made = if running || container.exit.is_some() {
+            container.attempt
+        } else {
+            container.last.as_ref().map(|last| last.attempt)
         };
         ContainerReport {
             name: container.name.clone(),
@@ -87,10 +88,10 @@ impl Lifecycle {
                 Role::Sidecar | Role::Main | Role::Stray => running,
             },
             started: Some(running),
-            restart_count: container.attempt.unwrap_or(0),
+            restart_count: made.unwrap_or(0),
             image: container.image.clone(),
             image_id: String::new(),
-            container_id: id.map(|attempt| self.container_uri(&container.name, attempt)),
+            container_id: made.map(|attempt| self.container_uri(&container.name, attempt)),
             state,
             last: last.map(|ended| self.terminated(container, ended)),
         }
