@@ -74,7 +74,7 @@ async fn a_secret_is_not_written_where_it_would_be_on_a_disk() {
     let mut spec = pod("secret", RestartPolicy::Never, shell("exit 0"));
     spec.volumes = vec![files("s", true, &[("key", "x")])];
     device.run(&spec);
-    device.until("an event", |device| device.event("FailedMount").is_some()).await;
+    device.until("an event", |device| device.event("FailedMount").is_some() && device.report("secret").is_some()).await;
     assert!(device.event("FailedMount").unwrap().message.contains("choose a directory on a tmpfs"));
     assert_eq!(device.report("secret").unwrap().phase, Phase::Pending);
     device.stop().await;
