@@ -225,10 +225,13 @@ impl Lifecycle {
         match order {
             Order::Hold => {}
             Order::Run(deployment) => {
-                // What was told to end is not called back. If it is wanted again it starts afresh once it is gone.
                 if matches!(self.goal, Goal::Hold | Goal::Run) && !self.record.gone {
                     self.goal = Goal::Run;
                     self.describe(now, deployment);
+                } else if self.goal == Goal::Stop || self.record.gone {
+                    // What was told to end is not called back. It is wanted again (the cluster was restored to a time
+                    // before the deletion), so this life is brought to its end, and the next one starts afresh.
+                    self.goal = Goal::Remove;
                 }
             }
             Order::Stop { grace } => {

@@ -549,6 +549,12 @@ impl Twin {
             self.inbox.acknowledge(seq);
             return;
         };
+        if matches!(entry.wanted, Wanted::Run(_) | Wanted::Keep) {
+            // A life that was ended before the cluster was restored to a time when the pod was wanted: its end must not
+            // be written over the life that begins now.
+            self.inbox.acknowledge(seq);
+            return;
+        }
         if let Some(ticket) = self.inbox.admit(seq, About::Gone(gone.uid.clone())) {
             let pod = entry.pod.clone();
             let last = gone.last.as_ref().map(|last| Box::new(self.pod_report(last)));

@@ -348,6 +348,30 @@ fn a_pod_that_left_the_set_ends_with_its_own_grace_and_leaves_nothing() {
 }
 
 #[test]
+fn what_was_stopped_and_is_wanted_again_ends_its_life_so_that_the_next_can_begin() {
+    let spec = pod(RestartPolicy::Always, vec![], vec![container("a")]);
+    // Still ending, ended, and ended before a restart of the agent.
+    for (ended, restarted) in [(false, false), (true, false), (true, true)] {
+        let mut sim = Sim::new(&spec);
+        sim.tell(Event::Order(Order::Stop { grace: Duration::from_secs(5) }));
+        if ended {
+            sim.end("a", 143);
+        }
+        if restarted {
+            sim = sim.restarted("boot-1", vec![has_ended("a", 0, exit(143))]);
+        }
+        sim.take_log();
+        sim.run(&spec);
+        if !ended {
+            sim.end("a", 143);
+        }
+        let log = sim.take_log();
+        assert!(log.ends_with(&["remove pod".into(), "forget".into()]), "{log:?}");
+        assert!(!log.iter().any(|line| line.starts_with("start")), "{log:?}");
+    }
+}
+
+#[test]
 fn a_stop_of_what_never_ran_is_answered() {
     let mut sim = Sim::empty(Lifecycle::new(uid(), "process"));
     sim.tell(Event::Inventory { epoch: "e".into(), found: vec![] });

@@ -274,6 +274,14 @@ fn a_pod_is_stopped_until_the_api_server_knows_that_it_is_gone() {
 }
 
 #[test]
+fn the_end_of_an_earlier_life_is_not_written_over_a_pod_that_is_wanted_again() {
+    let mut rig = Rig::running();
+    let effects = rig.handle(report(7, ReportItem::Gone(Gone { uid: uid(1), last: Some(workload(1, Phase::Failed)) })));
+    assert!(tickets(&effects).is_empty(), "{effects:?}");
+    assert_eq!(acks(&rig.pass(100)), [7]);
+}
+
+#[test]
 fn reports_wait_until_it_can_be_told_whether_their_pod_is_known() {
     let mut rig = Rig::new();
     rig.handle(Event::SessionOpened(hello(None)));
