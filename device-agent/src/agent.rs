@@ -105,6 +105,9 @@ impl Agent {
         let opened = opened.map_err(|error| StartError::Thread(std::io::Error::other(error)))?;
         let (ledger, thread, mut recovered) = opened.map_err(StartError::Thread)?;
         let clock = DeviceClock::resume(config.time.clone(), recovered.clock);
+        // Durable before any time is told, or a power cut in the first seconds makes the timeline go back. A disk that
+        // refuses is no reason not to start.
+        let _ = ledger.submit(vec![Change::Clock(clock.running_record())], Urgency::Now).await.await;
         let stop = CancellationToken::new();
         let hub = Hub::start(hub_config(&config.identity), stop.child_token())?;
 
