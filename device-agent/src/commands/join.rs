@@ -27,7 +27,7 @@ use crate::state_dir::StateDir;
 
 /// How long the bridge may take to answer.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// How long a first word in the new session is awaited. Without it we have joined as well.
+/// How long a first word in the new session is awaited: the bridge keeps our key only once it has heard us there.
 const FIRST_WORD: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Args)]
@@ -75,6 +75,14 @@ enum JoinError {
         PATIENCE.as_secs()
     )]
     NoAnswer { root: Root },
+    #[error(
+        "{why}, again and again; if another agent runs as `{device}`, stop one of the two, because the hub lets in only one at a time"
+    )]
+    HubKeepsLosing { why: String, device: DeviceId },
+    #[error(
+        "the bridge welcomed this device and then said no more; run the same command again, the token is still good"
+    )]
+    Unconfirmed,
     #[error("{}: {}", advice(.0.kind), .0.message)]
     Refused(Refusal),
     #[error("the handshake cannot be made")]
@@ -91,7 +99,10 @@ impl From<JoinError> for Failure {
     fn from(error: JoinError) -> Self {
         let exit = match &error {
             JoinError::OtherIdentity { .. } | JoinError::Hub(_) | JoinError::Identity(_) => Exit::NotJoined,
-            JoinError::HubUnreachable(_) | JoinError::NoAnswer { .. } => Exit::Unreachable,
+            JoinError::HubUnreachable(_)
+            | JoinError::HubKeepsLosing { .. }
+            | JoinError::NoAnswer { .. }
+            | JoinError::Unconfirmed => Exit::Unreachable,
             JoinError::Refused(_) => Exit::Refused,
             JoinError::Handshake(_) | JoinError::Randomness(_) => Exit::Failed,
         };
@@ -103,10 +114,12 @@ fn advice(kind: RefusalKind) -> &'static str {
     match kind {
         RefusalKind::UnknownDevice => "the cluster knows no such device; add it with `hawser device add NAME`",
         RefusalKind::OtherKey => {
-            "a device of this name has joined with another key; if this device was reinstalled, remove the old one with `hawser device remove NAME` and add it again"
+            "a device of this name has joined with another key; if this device was reinstalled, run `hawser device add NAME --renew --reset-key` and join with the new token"
         }
-        RefusalKind::TokenUsed => "the token is unknown or was used; make a new one with `hawser device add NAME`",
-        RefusalKind::TokenExpired => "the token's time is over; make a new one with `hawser device add NAME`",
+        RefusalKind::TokenUsed => {
+            "the token is unknown or was used; make a new one with `hawser device add NAME --renew`"
+        }
+        RefusalKind::TokenExpired => "the token's time is over; make a new one with `hawser device add NAME --renew`",
         RefusalKind::Protocol => "this agent and the bridge have no protocol in common; update the older one",
         RefusalKind::Unreadable => "the bridge cannot read us; check --bridge-key, --name, --root and --token",
         RefusalKind::Unavailable => "the bridge cannot answer now; try again later",
@@ -211,7 +224,19 @@ struct Handshake {
     sessions: Sessions,
     clock: DeviceClock,
     root: Root,
+    device: DeviceId,
     hello: HelloPayload,
+    reach: Reach,
+    /// The bridge was there, and could not answer yet.
+    put_off: Option<Refusal>,
+}
+
+/// Whether the hub has us.
+enum Reach {
+    NotYet,
+    Connected,
+    /// It had us, and lost us for this reason. A lost connection comes back by itself.
+    Lost(String),
 }
 
 /// What an event led to.
@@ -234,7 +259,17 @@ impl Handshake {
         };
         let hello =
             HelloPayload { agent_version: VERSION.to_owned(), accepted: None, digest: None, boot: clock.boot() };
-        Self { sessions: Sessions::new(credentials), clock, root: identity.root.clone(), hello }
+        let (root, device) = (identity.root.clone(), identity.device.clone());
+        Self { sessions: Sessions::new(credentials), clock, root, device, hello, reach: Reach::NotYet, put_off: None }
+    }
+
+    fn given_up(&self, welcomed: bool) -> JoinError {
+        match &self.reach {
+            Reach::Lost(why) => JoinError::HubKeepsLosing { why: why.clone(), device: self.device.clone() },
+            _ if welcomed => JoinError::Unconfirmed,
+            _ if let Some(refusal) = &self.put_off => JoinError::Refused(refusal.clone()),
+            _ => JoinError::NoAnswer { root: self.root.clone() },
+        }
     }
 
     async fn run(&mut self, hub: &mut Hub) -> Result<WelcomePayload, JoinError> {
@@ -251,9 +286,7 @@ impl Handshake {
             let event = tokio::select! {
                 event = hub.events.recv() => event,
                 () = tokio::time::sleep(again) => continue,
-                () = tokio::time::sleep_until(give_up) => {
-                    return welcome.ok_or_else(|| JoinError::NoAnswer { root: self.root.clone() });
-                }
+                () = tokio::time::sleep_until(give_up) => return Err(self.given_up(welcome.is_some())),
             };
             match self.event(hub, event)? {
                 Step::GoOn => {}
@@ -261,7 +294,7 @@ impl Handshake {
                     give_up = now() + FIRST_WORD;
                     welcome = Some(payload);
                 }
-                Step::Heard => return welcome.ok_or_else(|| JoinError::NoAnswer { root: self.root.clone() }),
+                Step::Heard => return welcome.ok_or_else(|| self.given_up(false)),
             }
         }
     }
@@ -270,8 +303,16 @@ impl Handshake {
         let moment = self.clock.moment().map_err(JoinError::Randomness)?;
         let payload = match event {
             None => return Err(JoinError::HubUnreachable("the connection to the hub ended".to_owned())),
-            Some(HubEvent::Disconnected(why)) => return Err(JoinError::HubUnreachable(why)),
+            Some(HubEvent::Disconnected(why)) => match self.reach {
+                Reach::NotYet => return Err(JoinError::HubUnreachable(why)),
+                Reach::Connected | Reach::Lost(_) => {
+                    self.reach = Reach::Lost(why);
+                    self.sessions.disconnected();
+                    return Ok(Step::GoOn);
+                }
+            },
             Some(HubEvent::Connected) => {
+                self.reach = Reach::Connected;
                 self.sessions.connected(&moment);
                 return Ok(Step::GoOn);
             }
@@ -289,6 +330,11 @@ impl Handshake {
                     hub.publish(Channel::Up, sealed);
                 }
                 Ok(Step::Welcome(payload))
+            }
+            // A bridge that is starting says so; the next hello goes out by itself.
+            Open::Known(Envelope::Refusal(refusal)) if refusal.kind == RefusalKind::Unavailable => {
+                self.put_off = Some(refusal);
+                Ok(Step::GoOn)
             }
             Open::Known(Envelope::Refusal(refusal)) => Err(JoinError::Refused(refusal)),
             Open::Known(Envelope::Sealed(sealed)) => match self.sessions.open(&moment, &sealed) {

@@ -158,6 +158,9 @@ pub struct Twin {
     clock: DeviceClock,
     skewed: Option<bool>,
     facts: Option<Box<NodeFacts>>,
+    /// Whether the device, being heard, has been called online: not before it has said what it is. Joining is being
+    /// heard too, and a node that can run nothing yet must not look ready.
+    called_online: bool,
     addresses: Box<[IpAddr]>,
     inbox: Inbox,
     ack_at: Option<Duration>,
@@ -217,6 +220,7 @@ impl Twin {
             clock: DeviceClock::default(),
             skewed: None,
             facts: None,
+            called_online: false,
             addresses: Box::default(),
             inbox: Inbox::default(),
             ack_at: None,
@@ -352,11 +356,16 @@ impl Twin {
     // --- life
 
     fn heard(&mut self, now: Moment, effects: &mut Vec<Effect>) {
-        if !self.is_online() {
-            effects.push(Effect::Observe(Observation::Liveness(Liveness::Online)));
-        }
         self.life = Life::Online { heard: now };
         self.pinged = None;
+        self.call_online(effects);
+    }
+
+    fn call_online(&mut self, effects: &mut Vec<Effect>) {
+        if !self.called_online && self.is_online() && self.facts.is_some() {
+            self.called_online = true;
+            effects.push(Effect::Observe(Observation::Liveness(Liveness::Online)));
+        }
     }
 
     fn age(&mut self, context: Context, effects: &mut Vec<Effect>) {
@@ -369,6 +378,7 @@ impl Twin {
             return;
         }
         self.life = Life::Offline { last };
+        self.called_online = false;
         let message = match last.and_then(|last| last.round(jiff::Unit::Second).ok()) {
             Some(last) => format!("the device was last heard at {last}"),
             None => "the device has never been heard".to_owned(),
@@ -570,6 +580,7 @@ impl Twin {
                 effects.push(Effect::Observe(Observation::Node(report, Some(ticket))));
             }
         }
+        self.call_online(effects);
     }
 
     fn hear_event(&mut self, seq: u64, event: &DeviceEvent, context: Context, effects: &mut Vec<Effect>) {

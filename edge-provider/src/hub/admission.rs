@@ -48,7 +48,7 @@ pub fn admit(
         (Intent::Resume, KnownKey::None) => Err(refusal(
             RefusalKind::OtherKey,
             format!(
-                "device `{device}` has not joined yet, with this key or any: run `hawser-agent join` with a token from `hawser device add {device}`"
+                "device `{device}` has not joined yet, with this key or any: run `hawser-agent join` with a token from `hawser device add {device} --renew`"
             ),
         )),
         (Intent::Join(id), known) => {
@@ -58,7 +58,7 @@ pub fn admit(
                 return Err(refusal(
                     RefusalKind::TokenExpired,
                     format!(
-                        "the join token of device `{device}` expired at {}: make a new one with `hawser device add {device}`",
+                        "the join token of device `{device}` expired at {}: make a new one with `hawser device add {device} --renew`",
                         stored.expires
                     ),
                 ));
@@ -86,7 +86,7 @@ pub fn other_key(device: &DeviceId) -> Refusal {
     refusal(
         RefusalKind::OtherKey,
         format!(
-            "device `{device}` has joined with another key: two agents use this name, or the agent was installed anew; in the latter case remove the device and add it again (`hawser device remove {device}`, `hawser device add {device}`)"
+            "device `{device}` has joined with another key: two agents use this name, or the agent was installed anew; in the latter case give it a new token with `hawser device add {device} --renew --reset-key`"
         ),
     )
 }
@@ -110,7 +110,7 @@ pub fn unreadable(device: &DeviceId, bridge: &PublicKey, error: &SessionError) -
 fn token_used(device: &DeviceId, keep_key: bool) -> Refusal {
     let message = if keep_key {
         format!(
-            "the join token of device `{device}` is unknown or was replaced: make a new one with `hawser device add {device}`"
+            "the join token of device `{device}` is unknown or was replaced: make a new one with `hawser device add {device} --renew`"
         )
     } else {
         format!(

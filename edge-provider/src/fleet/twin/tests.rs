@@ -60,6 +60,27 @@ pub(super) fn workload(n: u8, phase: Phase) -> WorkloadReport {
     }
 }
 
+fn facts() -> NodeFacts {
+    let text = String::new;
+    NodeFacts {
+        capacity: Vec::new(),
+        allocatable: Vec::new(),
+        arch: "arm64".to_owned(),
+        os: "linux".to_owned(),
+        kernel: text(),
+        os_image: text(),
+        machine_id: text(),
+        system_uuid: text(),
+        boot_id: text(),
+        agent_version: text(),
+        runtime: text(),
+        hostname: text(),
+        addresses: Vec::new(),
+        images: Vec::new(),
+        conditions: Vec::new(),
+    }
+}
+
 pub(super) fn report(seq: u64, item: ReportItem) -> Event {
     let items = vec![Numbered { seq, item: Open::Known(item) }];
     Event::Message(Open::Known(Up::Report(Report { items })))
@@ -217,8 +238,17 @@ fn nothing_is_said_to_a_device_that_is_not_heard() {
     effects.extend(rig.pass(600_000));
     assert!(indexes(&effects).is_empty());
     let effects = rig.beat(None);
-    assert_eq!(liveness(&effects), [&Liveness::Online]);
     assert_eq!(indexes(&effects).len(), 1);
+}
+
+#[test]
+fn a_device_is_online_once_it_has_said_what_it_is() {
+    let mut rig = Rig::running();
+    assert!(liveness(&rig.beat(None)).is_empty(), "heard, and able to do nobody knows what");
+    assert_eq!(liveness(&rig.handle(report(1, ReportItem::Facts(facts())))), [&Liveness::Online]);
+    assert!(liveness(&rig.handle(report(2, ReportItem::Facts(facts())))).is_empty());
+    rig.pass(40_000);
+    assert_eq!(liveness(&rig.beat(None)), [&Liveness::Online], "what it said is still known when it returns");
 }
 
 #[test]
