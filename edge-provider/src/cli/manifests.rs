@@ -18,6 +18,8 @@ pub enum ManifestsCommand {
     Crd,
     /// Namespace, ServiceAccount and the rights of the bridge, each with its reason.
     Rbac(Place),
+    /// The policy that keeps pods on devices that are away (Kubernetes 1.36 or later).
+    Policy,
     /// All of it.
     All(Place),
 }
@@ -40,7 +42,8 @@ impl ManifestsCommand {
         Ok(match self {
             Self::Crd => crd()?,
             Self::Rbac(place) => rbac(&place.namespace),
-            Self::All(place) => format!("{}---\n{}", crd()?, rbac(&place.namespace)),
+            Self::Policy => POLICY.to_owned(),
+            Self::All(place) => format!("{}---\n{}---\n{POLICY}", crd()?, rbac(&place.namespace)),
         })
     }
 }
@@ -51,6 +54,9 @@ fn crd() -> anyhow::Result<String> {
 
 /// Written by hand, because each rule carries its reason; a test holds it against what the code needs.
 const RBAC: &str = include_str!("manifests/rbac.yaml");
+
+/// As text for the same reason.
+const POLICY: &str = include_str!("manifests/no-eviction.yaml");
 
 fn rbac(namespace: &str) -> String {
     RBAC.replace(DEFAULT_NAMESPACE, namespace)

@@ -10,7 +10,8 @@ use tracing_subscriber::EnvFilter;
 #[derive(Debug, Clone, clap::Args)]
 pub struct LogArgs {
     /// What is logged, e.g. `info` or `edge_provider=debug,info`
-    #[arg(long, value_name = "FILTER", env = "HAWSER_LOG", default_value = "info")]
+    // rumqttd tells of every connection and subscription inside the embedded hub, which tells of its clients itself.
+    #[arg(long, value_name = "FILTER", env = "HAWSER_LOG", default_value = "info,rumqttd=warn")]
     pub log: String,
     /// Log in JSON, one object per line
     #[arg(long)]

@@ -69,7 +69,11 @@ impl World {
             let object: DynamicObject = serde_saphyr::from_str(document)?;
             let types = object.types.clone().context("a type")?;
             let kind = GroupVersionKind::try_from(&types)?;
-            let (resource, _) = discovery.resolve_gvk(&kind).with_context(|| format!("{types:?} is unknown"))?;
+            let Some((resource, _)) = discovery.resolve_gvk(&kind) else {
+                // As on a cluster before 1.36: kubectl says so and goes on.
+                ensure!(kind.group == "admissionregistration.k8s.io", "{types:?} is unknown");
+                continue;
+            };
             let name = object.metadata.name.clone().context("a name")?;
             let api: Api<DynamicObject> = match &object.metadata.namespace {
                 Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &resource),
