@@ -1,1 +1,8 @@
-//! Stories.
+//! What the stories in `tests/stories` are told with: a world of real processes, objects, and patience.
+
+pub mod ground;
+pub mod process;
+pub mod recipes;
+pub mod wait;
+pub mod witness;
+pub mod world;

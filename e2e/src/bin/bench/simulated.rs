@@ -1,0 +1,217 @@
+//! Many devices in one process: the real brain of the agent's link, without a ledger and without workloads.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use device_agent::ledger::Recovered;
+use device_agent::link::session::Credentials;
+use device_agent::link::{Brain, BrainConfig, Input, Moment, Output};
+use edge_provider::device::Device;
+use futures::{StreamExt, TryStreamExt};
+use hawser_e2e::wait::eventually;
+use hawser_e2e::world::{SYSTEM, World};
+use hawser_wire::report::NodeFacts;
+use hawser_wire::session::StaticKey;
+use hawser_wire::{BootId, Channel, DeviceId, DeviceTime, PublicKey, Root};
+use k8s_openapi::api::core::v1::{ConfigMap, Node};
+use kube::Api;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
+use rumqttc::{AsyncClient, Event, EventLoop, MqttOptions, Packet, QoS};
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+/// Requests under way at once while devices are made and unmade.
+const AT_ONCE: usize = 16;
+
+/// Devices that send heartbeats and do nothing else.
+pub(crate) struct Fleet {
+    names: Vec<String>,
+    _devices: JoinSet<()>,
+}
+
+impl Fleet {
+    /// Admits so many devices by their keys and waits until all their nodes are ready.
+    pub(crate) async fn join(world: &World, count: usize) -> Result<Self> {
+        let bridge = bridge_key(world).await?;
+        let mut devices = JoinSet::new();
+        let mut names = Vec::new();
+        for number in 0..count {
+            let name = format!("{}-sim-{number}", world.name());
+            let mut secret = [0; 32];
+            getrandom::fill(&mut secret)?;
+            names.push((name, StaticKey::from_secret(secret)));
+        }
+        futures::stream::iter(names.iter().map(anyhow::Ok))
+            .try_for_each_concurrent(AT_ONCE, |(name, key)| admit(world, name, key))
+            .await?;
+        for (name, key) in &names {
+            let device = DeviceId::new(name)?;
+            let root = Root::default();
+            let credentials = Credentials { root, device, key: key.clone(), bridge, token: None };
+            devices.spawn(live(credentials, world.hub_address()));
+            // The hub's front admits only so many connections a second from one address.
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+        let fleet = Self { names: names.into_iter().map(|(name, _)| name).collect(), _devices: devices };
+        let nodes: Api<Node> = Api::all(world.client());
+        eventually("all simulated devices are ready", Duration::from_secs(300), || async {
+            let listed = nodes.list(&ListParams::default()).await.map_err(|error| error.to_string())?;
+            let ready = listed.items.iter().filter(|node| is_ready(node)).count();
+            if ready >= count { Ok(()) } else { Err(format!("{ready} of {count}")) }
+        })
+        .await?;
+        Ok(fleet)
+    }
+
+    /// Removes the devices from the cluster.
+    pub(crate) async fn leave(self, world: &World) -> Result<()> {
+        let devices: Api<Device> = Api::all(world.client());
+        futures::stream::iter(self.names)
+            .for_each_concurrent(AT_ONCE, |name| {
+                let devices = devices.clone();
+                async move { drop(devices.delete(&name, &DeleteParams::default()).await) }
+            })
+            .await;
+        Ok(())
+    }
+}
+
+async fn bridge_key(world: &World) -> Result<PublicKey> {
+    let maps: Api<ConfigMap> = Api::namespaced(world.client(), SYSTEM);
+    eventually("the bridge publishes its key", Duration::from_secs(60), || async {
+        let map = maps.get("hawser-bridge").await.map_err(|error| error.to_string())?;
+        let key = map.data.as_ref().and_then(|data| data.get("publicKey"));
+        key.and_then(|key| PublicKey::parse(key)).ok_or_else(|| format!("{map:?}"))
+    })
+    .await
+}
+
+async fn admit(world: &World, name: &str, key: &StaticKey) -> Result<()> {
+    let devices: Api<Device> = Api::all(world.client());
+    let device = json!({
+        "apiVersion": "hawser.dev/v1alpha1", "kind": "Device", "metadata": { "name": name },
+        "spec": { "publicKey": key.public().to_string() },
+    });
+    devices.patch(name, &PatchParams::apply("bench").force(), &Patch::Apply(device)).await?;
+    Ok(())
+}
+
+fn is_ready(node: &Node) -> bool {
+    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
+    conditions.is_some_and(|all| all.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
+}
+
+/// One device, for ever.
+async fn live(credentials: Credentials, hub: std::net::SocketAddr) {
+    let (root, device) = (credentials.root.clone(), credentials.device.clone());
+    let mut options = MqttOptions::new(format!("agent-{device}"), hub.ip().to_string(), hub.port());
+    options.set_credentials(device.to_string(), "").set_keep_alive(Duration::from_secs(30));
+    let (client, event_loop) = AsyncClient::new(options, 64);
+    let (events, mut heard) = mpsc::channel(32);
+    let polling = tokio::spawn(poll(event_loop, client.clone(), root.clone(), device.clone(), events));
+    let start = now();
+    let config = BrainConfig { credentials, agent_version: "bench".to_owned(), boot: BootId([1; 8]) };
+    let (mut brain, mut outputs) = Brain::new(config, &Recovered::default(), &moment(start));
+    outputs.extend(brain.handle(&moment(start), Input::Facts(Box::new(facts()))));
+    loop {
+        let mut next = Vec::new();
+        for output in outputs.drain(..) {
+            match output {
+                Output::Publish { channel, payload } => {
+                    // A full queue loses it, as a hub may.
+                    let _ = client.try_publish(channel.topic(&root, &device), QoS::AtLeastOnce, false, payload);
+                }
+                Output::Persist { ticket: Some(ticket), .. } => {
+                    next.extend(brain.handle(&moment(start), Input::Persisted { ticket }));
+                }
+                Output::Persist { ticket: None, .. } | Output::Desired(_) | Output::Resync | Output::Note(_) => {}
+            }
+        }
+        outputs = next;
+        if !outputs.is_empty() {
+            continue;
+        }
+        let pause = brain
+            .deadline()
+            .map_or(Duration::from_secs(60), |deadline| Duration::from_millis(deadline.millis_since(moment(start).at)));
+        let input = match tokio::time::timeout(pause, heard.recv()).await {
+            Ok(Some(input)) => input,
+            Ok(None) => break,
+            Err(_) => Input::Tick,
+        };
+        outputs = brain.handle(&moment(start), input);
+    }
+    polling.abort();
+}
+
+async fn poll(
+    mut event_loop: EventLoop,
+    client: AsyncClient,
+    root: Root,
+    device: DeviceId,
+    events: mpsc::Sender<Input>,
+) {
+    loop {
+        let input = match event_loop.poll().await {
+            Ok(Event::Incoming(Packet::ConnAck(_))) => {
+                for filter in root.device_filters(&device) {
+                    let _ = client.try_subscribe(filter, QoS::AtLeastOnce);
+                }
+                continue;
+            }
+            Ok(Event::Incoming(Packet::SubAck(_))) => Input::Connected,
+            Ok(Event::Incoming(Packet::Publish(message))) => match Channel::parse(&root, &message.topic) {
+                Some((_, channel)) => Input::Message { channel, payload: message.payload.to_vec() },
+                None => continue,
+            },
+            Ok(_) => continue,
+            Err(_) => {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                Input::Disconnected
+            }
+        };
+        if events.send(input).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn facts() -> NodeFacts {
+    let text = str::to_owned;
+    NodeFacts {
+        capacity: Vec::new(),
+        allocatable: Vec::new(),
+        arch: text("arm64"),
+        os: text("linux"),
+        kernel: text("6.12"),
+        os_image: text("simulated"),
+        machine_id: String::new(),
+        system_uuid: String::new(),
+        boot_id: text("b"),
+        agent_version: text("bench"),
+        runtime: text("none://0"),
+        hostname: text("simulated"),
+        addresses: vec![text("192.0.2.1")],
+        images: Vec::new(),
+        conditions: Vec::new(),
+    }
+}
+
+fn moment(start: Instant) -> Moment {
+    let mut random = [0; 40];
+    // Without randomness the handshake fails, and the bench says so by never becoming ready.
+    let _ = getrandom::fill(&mut random);
+    let (ephemeral, jitter) = random.split_at(32);
+    Moment {
+        at: DeviceTime(start.elapsed().as_millis() as u64),
+        wall_millis: 0,
+        ephemeral: ephemeral.try_into().unwrap_or_default(),
+        jitter: u64::from_le_bytes(jitter.try_into().unwrap_or_default()),
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a bench lives in real time")]
+fn now() -> Instant {
+    Instant::now()
+}

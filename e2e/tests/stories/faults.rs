@@ -1,0 +1,170 @@
+//! Everything fails, and nothing is lost.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use hawser_e2e::recipes;
+use hawser_e2e::wait::{SOON, never};
+use hawser_e2e::world::{Witness, World};
+use hawser_lab::rope::Faults;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::DeleteParams;
+
+/// A ready pod on the first device that signs its witness each time it starts.
+async fn steady_pod(world: &World, witness: &Witness) -> Result<Pod> {
+    let script = format!("{} exec sleep 1000", witness.sign());
+    let pod = world.create_pod(&recipes::pod("steady", world.device(0), &script)).await?;
+    world.pod_ready(&pod).await
+}
+
+/// The pod is ready, was never started again, and its one process is the one it always was.
+async fn undisturbed(world: &World, pod: &Pod, witness: &Witness) -> Result<()> {
+    let pod = world.pod_ready(pod).await?;
+    let main = &pod.status.and_then(|status| status.container_statuses).expect("a status")[0];
+    assert_eq!(main.restart_count, 0);
+    assert_eq!((witness.pids()?.len(), witness.alive()?), (1, 1));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_leaves_and_returns_and_nothing_is_restarted() -> Result<()> {
+    let world = World::start("device-leaves", 1).await?;
+    let witness = world.witness("steady");
+    let pod = steady_pod(&world, &witness).await?;
+    world.cut_rope(0);
+    let node = world.node_with_ready(0, "Unknown").await?;
+    let ready = node.status.and_then(|s| s.conditions).unwrap_or_default().into_iter().find(|c| c.type_ == "Ready");
+    assert_eq!(ready.and_then(|ready| ready.reason).as_deref(), Some("DeviceOffline"));
+    assert_eq!(witness.alive()?, 1, "the device goes on alone");
+    world.mend_rope(0, Faults::default());
+    world.node_ready(0).await?;
+    undisturbed(&world, &pod, &witness).await?;
+    world.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ended_while_the_device_was_away_is_told_when_it_returns() -> Result<()> {
+    let world = World::start("away-end", 1).await?;
+    let witness = world.witness("go");
+    let script = format!("while [ ! -e {} ]; do sleep 0.1; done; exit 9", witness.path());
+    let more = serde_json::json!({ "restartPolicy": "Never" });
+    let pod = world.create_pod(&recipes::pod_with("job", world.device(0), &script, more)).await?;
+    world.pod_ready(&pod).await?;
+    world.cut_rope(0);
+    witness.write("now")?;
+    world.node_with_ready(0, "Unknown").await?;
+    world.mend_rope(0, Faults::default());
+    let pod = world
+        .pod_until(&pod, "failed", |pod| pod.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Failed"))
+        .await?;
+    let main = &pod.status.and_then(|status| status.container_statuses).expect("a status")[0];
+    let ended = main.state.as_ref().and_then(|state| state.terminated.as_ref()).expect("it ended");
+    assert_eq!(ended.exit_code, 9);
+    world.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_deleted_while_its_device_is_away_stays_until_the_device_has_stopped_it() -> Result<()> {
+    let world = World::start("away-delete", 1).await?;
+    let witness = world.witness("steady");
+    let pod = steady_pod(&world, &witness).await?;
+    world.cut_rope(0);
+    world.pods().delete("steady", &DeleteParams::default()).await?;
+    let pods = world.pods();
+    never("the pod goes although nobody stopped it", Duration::from_secs(8), || async {
+        pods.get_opt("steady").await.ok().filter(Option::is_none)
+    })
+    .await?;
+    assert_eq!(witness.alive()?, 1);
+    world.mend_rope(0, Faults::default());
+    world.pod_gone(&pod).await?;
+    assert_eq!(witness.alive()?, 0);
+    world.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_bridge_is_killed_and_nothing_is_restarted_or_deleted() -> Result<()> {
+    let world = World::start("bridge-killed", 1).await?;
+    let witness = world.witness("steady");
+    let pod = steady_pod(&world, &witness).await?;
+    for _ in 0..3 {
+        world.kill_bridge().await?;
+        assert_eq!(witness.alive()?, 1);
+        world.start_bridge().await?;
+        world.node_ready(0).await?;
+        undisturbed(&world, &pod, &witness).await?;
+    }
+    // And it still works.
+    let next = world.create_pod(&recipes::pod("next", world.device(0), "exec sleep 1000")).await?;
+    world.pod_ready(&next).await?;
+    world.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_hub_loses_everything_and_nothing_is_restarted() -> Result<()> {
+    let world = World::start("hub-restarted", 1).await?;
+    let witness = world.witness("steady");
+    let pod = steady_pod(&world, &witness).await?;
+    world.kill_hub().await?;
+    world.start_hub().await?;
+    let next = world.create_pod(&recipes::pod("next", world.device(0), "exec sleep 1000")).await?;
+    world.pod_ready(&next).await?;
+    undisturbed(&world, &pod, &witness).await?;
+    world.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_agent_is_killed_and_adopts_what_runs() -> Result<()> {
+    let world = World::start("agent-killed", 1).await?;
+    let witness = world.witness("steady");
+    let pod = steady_pod(&world, &witness).await?;
+    for _ in 0..3 {
+        world.kill_agent(0).await?;
+        assert_eq!(witness.alive()?, 1, "the workload outlives its agent");
+        world.start_agent(0).await?;
+        world.node_ready(0).await?;
+        undisturbed(&world, &pod, &witness).await?;
+    }
+    world.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_reboot_without_hub_workloads_start_from_the_ledger() -> Result<()> {
+    let world = World::start("reboot", 1).await?;
+    let witness = world.witness("steady");
+    let pod = steady_pod(&world, &witness).await?;
+    world.cut_rope(0);
+    world.kill_agent(0).await?;
+    witness.kill()?;
+    world.kill_shims(0)?;
+    witness.until_dead().await?;
+    world.start_agent_in_1970(0).await?;
+    witness.until_alive(1).await?;
+    world.mend_rope(0, Faults::default());
+    world.node_ready(0).await?;
+    world.pod_ready(&pod).await?;
+    assert_eq!(witness.pids()?.len(), 2, "started once more, and no more than once");
+    world.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rope_that_loses_repeats_and_reorders_delays_everything_and_breaks_nothing() -> Result<()> {
+    let seed = std::env::var("HAWSER_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| {
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+    });
+    println!("replay with HAWSER_SEED={seed}");
+    let world = World::start("lossy-rope", 1).await?;
+    world.mend_rope(0, Faults { seed, lose: 200, repeat: 150, reorder: 150 });
+    let witness = world.witness("steady");
+    let pod = steady_pod(&world, &witness).await?;
+    for number in 0..6 {
+        let name = format!("p-{number}");
+        let other = world.create_pod(&recipes::pod(&name, world.device(0), "exec sleep 1000")).await?;
+        world.pod_ready_within(&other, SOON * 2).await?;
+        world.pods().delete(&name, &DeleteParams::default()).await?;
+        world.pod_gone_within(&other, SOON * 2).await?;
+    }
+    undisturbed(&world, &pod, &witness).await?;
+    println!("passed, lost, repeated, held back: {:?}", world.rope_tally(0));
+    world.end().await
+}

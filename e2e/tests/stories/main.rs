@@ -1,0 +1,12 @@
+//! Stories: what a user does, from `kubectl` to a process on a device and back.
+//!
+//! Each is told on the lab (an API server in memory, made for the story) and, unchanged, on the cluster that KUBECONFIG
+//! names when `HAWSER_E2E=cluster`. The programs are real processes in both: hub, bridge, agents, workloads.
+
+mod faults;
+mod joining;
+mod kubectl;
+mod pods;
+mod references;
+mod refusals;
+mod workloads;

@@ -1,0 +1,45 @@
+//! What a device cannot do is said, by name.
+
+use anyhow::Result;
+use hawser_e2e::recipes;
+use hawser_e2e::world::World;
+use kube::api::DeleteParams;
+use serde_json::json;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_field_that_a_device_cannot_honour_refuses_the_pod() -> Result<()> {
+    let world = World::start("unsupported", 1).await?;
+    let more = json!({ "containers": [{
+        "name": "main", "image": "host", "command": ["sleep", "1000"],
+        "livenessProbe": { "exec": { "command": ["true"] } },
+    }] });
+    let pod = world.create_pod(&recipes::pod_with("probed", world.device(0), "", more)).await?;
+    let shown = world
+        .pod_until(&pod, "failed", |pod| pod.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Failed"))
+        .await?;
+    let status = shown.status.unwrap_or_default();
+    assert_eq!(status.reason.as_deref(), Some("UnsupportedField"));
+    let message = status.message.unwrap_or_default();
+    assert!(message.contains("spec.containers[0].livenessProbe"), "{message}");
+    world.event("probed", "UnsupportedField").await?;
+    world.pods().delete("probed", &DeleteParams::default()).await?;
+    world.pod_gone(&pod).await?;
+    world.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_the_runtime_cannot_run_is_said_and_harms_nobody() -> Result<()> {
+    let world = World::start("image", 1).await?;
+    let good = world.create_pod(&recipes::pod("good", world.device(0), "exec sleep 1000")).await?;
+    let more = json!({ "containers": [{ "name": "main", "image": "nginx:1.27" }] });
+    let bad = world.create_pod(&recipes::pod_with("bad", world.device(0), "", more)).await?;
+    world
+        .pod_until(&bad, "says why", |pod| {
+            let main = pod.status.as_ref().and_then(|s| s.container_statuses.as_ref()).and_then(|all| all.first());
+            let waiting = main.and_then(|main| main.state.as_ref()).and_then(|state| state.waiting.as_ref());
+            waiting.and_then(|waiting| waiting.message.as_deref()).is_some_and(|text| text.contains("image: host"))
+        })
+        .await?;
+    world.pod_ready(&good).await?;
+    world.end().await
+}
