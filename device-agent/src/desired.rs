@@ -16,6 +16,9 @@ pub struct DesiredSet {
     /// How new it is; `None` until the first index was accepted. Without a version nothing is wanted and nothing is
     /// unwanted: whatever runs goes on.
     pub version: Option<Version>,
+    /// Whether the bridge has sent it, or sent it again, since the agent started. Before that it is what the ledger
+    /// remembers, and a ledger whose disk was full may remember less than what runs.
+    pub heard: bool,
     /// The pods. One that runs and has no entry here is to be stopped with its own grace period and forgotten.
     pub pods: BTreeMap<PodUid, DesiredPod>,
 }

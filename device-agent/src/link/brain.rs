@@ -44,6 +44,9 @@ pub struct Brain {
     pulse: Pulse,
     /// The accepted index that is in the ledger: what hellos and heartbeats tell.
     confirmed: Option<(Version, Digest)>,
+    /// Whether the bridge has sent it since the start. Before that its digest is not told, so that the bridge sends its
+    /// index even if it is the same: only then is it certain that nothing that runs is missing in it.
+    heard: bool,
     facts: Option<Box<NodeFacts>>,
     /// What becomes true when the ledger confirms, in order.
     unconfirmed: VecDeque<Unconfirmed>,
@@ -68,6 +71,7 @@ impl Brain {
             boot: config.boot,
             sessions: Sessions::new(config.credentials),
             confirmed: inbox.accepted(),
+            heard: false,
             inbox,
             fetch: Fetch::default(),
             outbox: Outbox::recover(&recovered.said, recovered.next_sequence),
@@ -216,6 +220,13 @@ impl Brain {
                 self.fetch.lack(now.at, &self.inbox.lacking());
                 Note::IndexAccepted(version)
             }
+            Verdict::Confirmed => {
+                let accepted = self.inbox.accepted();
+                let desired = Some(Arc::new(self.inbox.desired()));
+                // Nothing to write; through the ledger all the same, to keep its place behind what is being written.
+                self.persist(Vec::new(), Unconfirmed { desired, accepted, ..Unconfirmed::default() }, out);
+                return;
+            }
             Verdict::Same => {
                 // The bridge seems not to have heard what we have.
                 self.pulse.at_once();
@@ -285,6 +296,7 @@ impl Brain {
         while let Some(confirmed) = self.unconfirmed.pop_front_if(|first| first.ticket <= ticket) {
             if confirmed.accepted.is_some() {
                 self.confirmed = confirmed.accepted;
+                self.heard = true;
                 self.pulse.at_once();
             }
             if let Some(reserved) = confirmed.reserved {
@@ -312,7 +324,7 @@ impl Brain {
         let Some(interval) = self.sessions.heartbeat_millis() else { return };
         if self.pulse.due(interval) <= now.at {
             let answers = self.pulse.send(now.at);
-            let digest = self.confirmed.map(|(_, digest)| digest);
+            let digest = self.told_digest();
             let beat = Heartbeat { boot: self.boot, now: now.at, wall_millis: now.wall_millis, digest, answers };
             self.publish(Channel::Up, &Up::Heartbeat(beat), out);
         }
@@ -328,7 +340,7 @@ impl Brain {
         let hello = HelloPayload {
             agent_version: self.agent_version.clone(),
             accepted: self.confirmed.map(|(version, _)| version),
-            digest: self.confirmed.map(|(_, digest)| digest),
+            digest: self.told_digest(),
             boot: self.boot,
         };
         match self.sessions.hello_due(now, &hello) {
@@ -336,6 +348,10 @@ impl Brain {
             Ok(None) => {}
             Err(error) => out.push(Output::Note(Note::NotSealed(error.to_string()))),
         }
+    }
+
+    fn told_digest(&self) -> Option<Digest> {
+        self.confirmed.filter(|_| self.heard).map(|(_, digest)| digest)
     }
 
     fn unanswered_since(&self) -> Option<DeviceTime> {

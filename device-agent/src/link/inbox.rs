@@ -20,6 +20,8 @@ use crate::ledger::{Accepted, Change, Recovered};
 #[derive(Debug, Default)]
 pub(super) struct Inbox {
     accepted: Option<(Version, Digest)>,
+    /// Whether `accepted` was heard since the start, and not only found in the ledger.
+    heard: bool,
     pods: BTreeMap<PodUid, Pod>,
     held: BTreeSet<ContentHash>,
     /// Edge deployments that this version cannot read.
@@ -50,6 +52,8 @@ enum Coming {
 pub(super) enum Verdict {
     /// It is the one that counts from now on.
     Accepted(Vec<Change>),
+    /// It is the one that counts already, and until now only the ledger said so.
+    Confirmed,
     /// It is the one that counts already.
     Same,
     /// It is older.
@@ -119,12 +123,16 @@ impl Inbox {
         if let Some((version, digest)) = self.accepted {
             match index.version.cmp(&version) {
                 std::cmp::Ordering::Less => return Verdict::Older,
-                std::cmp::Ordering::Equal if index.digest == digest => return Verdict::Same,
+                std::cmp::Ordering::Equal if index.digest == digest => {
+                    let known = std::mem::replace(&mut self.heard, true);
+                    return if known { Verdict::Same } else { Verdict::Confirmed };
+                }
                 std::cmp::Ordering::Equal => return Verdict::Conflicts,
                 std::cmp::Ordering::Greater => {}
             }
         }
         self.accepted = Some((index.version, index.digest));
+        self.heard = true;
         let mut changes = self.replace_pods(&index.entries);
         let accepted = Accepted { version: index.version, digest: index.digest, entries: index.entries };
         changes.insert(0, Change::Accept(accepted));
@@ -261,7 +269,7 @@ impl Inbox {
             };
             (uid.clone(), DesiredPod { wish, deployment: pod.complete.clone() })
         });
-        DesiredSet { version: self.accepted.map(|(version, _)| version), pods: pods.collect() }
+        DesiredSet { version: self.accepted.map(|(version, _)| version), heard: self.heard, pods: pods.collect() }
     }
 }
 

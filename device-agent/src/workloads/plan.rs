@@ -40,6 +40,9 @@ pub struct Action {
 ///
 /// `known` are the pods that have an owner, with the order each was given last (`None`: none yet). A set without
 /// a version wants nothing and unwants nothing.
+///
+/// Only a set that was heard since the start can say that a pod is not wanted. What the ledger remembers may be older than
+/// what runs: if the disk was full, the set that wanted the pod was never written.
 pub fn plan(desired: &DesiredSet, known: &BTreeMap<PodUid, Option<Order>>) -> Vec<Action> {
     let all: BTreeSet<&PodUid> = desired.pods.keys().chain(known.keys()).collect();
     let mut actions = Vec::new();
@@ -47,6 +50,7 @@ pub fn plan(desired: &DesiredSet, known: &BTreeMap<PodUid, Option<Order>>) -> Ve
         let order = match (desired.version, desired.pods.get(uid)) {
             (None, _) => Order::Hold,
             (Some(_), Some(pod)) => order(pod),
+            (Some(_), None) if !desired.heard => Order::Hold,
             (Some(_), None) => Order::Remove,
         };
         match known.get(uid) {
@@ -106,6 +110,7 @@ mod tests {
     fn told(version: bool, wanted: Option<DesiredPod>, known: Option<Option<Order>>) -> Option<(Order, bool)> {
         let desired = DesiredSet {
             version: version.then(Version::default),
+            heard: true,
             pods: wanted.into_iter().map(|pod| (uid(), pod)).collect(),
         };
         let known = known.into_iter().map(|order| (uid(), order)).collect();
@@ -141,5 +146,15 @@ mod tests {
         ] {
             assert_eq!(told(version, wanted, known), expected, "{case}");
         }
+    }
+
+    #[test]
+    fn what_the_ledger_does_not_know_is_let_run_until_a_set_was_heard() {
+        let known = BTreeMap::from([(uid(), None)]);
+        let mut desired = DesiredSet { version: Some(Version::default()), ..DesiredSet::default() };
+        let order = |desired: &DesiredSet| plan(desired, &known).pop().map(|action| action.order);
+        assert_eq!(order(&desired), Some(Order::Hold));
+        desired.heard = true;
+        assert_eq!(order(&desired), Some(Order::Remove));
     }
 }

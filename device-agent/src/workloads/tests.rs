@@ -102,7 +102,7 @@ impl World {
     }
 
     fn set(&self) -> Arc<DesiredSet> {
-        Arc::new(DesiredSet { version: Some(Version::default()), pods: self.pods.clone() })
+        Arc::new(DesiredSet { version: Some(Version::default()), heard: true, pods: self.pods.clone() })
     }
 
     fn run(&mut self, spec: &EdgeDeployment) {

@@ -149,9 +149,10 @@ async fn after_a_reboot_without_hub_workloads_start_from_the_ledger() -> Result<
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rope_that_loses_repeats_and_reorders_delays_everything_and_breaks_nothing() -> Result<()> {
-    let seed = std::env::var("HAWSER_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| {
-        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
-    });
+    let mut random = [0; 8];
+    getrandom::fill(&mut random)?;
+    let seed = std::env::var("HAWSER_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = seed.unwrap_or(u64::from_le_bytes(random));
     println!("replay with HAWSER_SEED={seed}");
     let world = World::start("lossy-rope", 1).await?;
     world.mend_rope(0, Faults { seed, lose: 200, repeat: 150, reorder: 150 });
