@@ -40,7 +40,39 @@ pub struct World {
     hub: Program,
     bridge: Program,
     devices: Vec<Board>,
+    disk: Disk,
     ended: bool,
+}
+
+/// On what the devices keep their state.
+#[derive(Debug, Clone, Copy)]
+enum Disk {
+    /// The folder of the story.
+    Plain,
+    /// A tmpfs of a few megabytes.
+    Small,
+}
+
+impl Disk {
+    fn prepare(self, state: &Path) -> Result<()> {
+        std::fs::create_dir_all(state)?;
+        if matches!(self, Self::Small) {
+            let mounted = std::process::Command::new("mount")
+                .args(["-t", "tmpfs", "-o", "size=4m", "hawser-e2e"])
+                .arg(state)
+                .stderr(std::process::Stdio::null())
+                .status()?;
+            anyhow::ensure!(mounted.success(), "{} cannot be mounted", state.display());
+        }
+        Ok(())
+    }
+
+    fn release(self, state: &Path) {
+        if matches!(self, Self::Small) {
+            // What still runs there was killed before; a lazy unmount leaves nothing behind either way.
+            let _ = std::process::Command::new("umount").arg("-l").arg(state).status();
+        }
+    }
 }
 
 /// A device of this world.
@@ -78,6 +110,21 @@ impl World {
         world.with_devices(devices).await
     }
 
+    /// As [`start`](Self::start), with the state of each device on a small disk of its own. `None`, with a word about it,
+    /// where this process may not mount one.
+    pub async fn start_on_small_disks(story: &str, devices: usize) -> Result<Option<Self>> {
+        let mut world = Self::without_devices(story, QUICK_HEARTBEAT).await?;
+        let probe = world.folder.path().join("probe");
+        world.disk = Disk::Small;
+        if world.disk.prepare(&probe).is_err() {
+            println!("NOT TESTED: small disks need the right to mount one (run as root)");
+            world.end().await?;
+            return Ok(None);
+        }
+        Disk::Small.release(&probe);
+        Ok(Some(world.with_devices(devices).await?))
+    }
+
     async fn without_devices(story: &str, heartbeat_seconds: u16) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix(&format!("hawser-{story}-")).tempdir()?;
         let ground = Ground::prepare(folder.path()).await?;
@@ -100,6 +147,7 @@ impl World {
             client,
             hub_address,
             heartbeat_seconds,
+            disk: Disk::Plain,
         };
         world.start_hub().await?;
         world.start_bridge().await?;
@@ -111,6 +159,7 @@ impl World {
             let name = format!("{}-{number}", self.name);
             let join = self.add_device(&name).await?;
             let state = self.folder.path().join(format!("device-{number}"));
+            self.disk.prepare(&state)?;
             let rope = Rope::tie(self.hub_address, Faults::default()).await?;
             let agent = Program::new(&format!("agent-{number}"), self.folder.path());
             let output = self.join_into(&join, &state, rope.address()).await?;
@@ -189,6 +238,16 @@ impl World {
     /// Where the hub listens, without a rope before it.
     pub fn hub_address(&self) -> SocketAddr {
         self.hub_address
+    }
+
+    /// Fills the small disk of a device to the last byte, and returns what makes room again when it is removed.
+    pub fn fill_disk(&self, number: usize) -> Result<PathBuf> {
+        let ballast = self.devices[number].state.join("ballast");
+        let mut file = std::fs::File::create(&ballast)?;
+        for block in [64 * 1024, 512, 1] {
+            while std::io::Write::write_all(&mut file, &vec![0; block]).is_ok() {}
+        }
+        Ok(ballast)
     }
 
     /// The folder of a device's state.
@@ -380,12 +439,17 @@ impl World {
 
     /// Waits until a node's condition `Ready` has this status.
     pub async fn node_with_ready(&self, number: usize, status: &str) -> Result<Node> {
+        self.node_with("Ready", number, status).await
+    }
+
+    /// Waits until a condition of a node has this status.
+    pub async fn node_with(&self, kind: &str, number: usize, status: &str) -> Result<Node> {
         let nodes: Api<Node> = Api::all(self.client.clone());
         let name = self.device(number);
-        eventually(&format!("node {name} has Ready={status}"), SOON * 2, || async {
+        eventually(&format!("node {name} has {kind}={status}"), SOON * 2, || async {
             let node = nodes.get(name).await.map_err(|error| error.to_string())?;
             let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
-            let ready = conditions.and_then(|all| all.iter().find(|condition| condition.type_ == "Ready"));
+            let ready = conditions.and_then(|all| all.iter().find(|condition| condition.type_ == kind));
             match ready {
                 Some(ready) if ready.status == status => Ok(node),
                 other => Err(format!("{other:?}")),
@@ -506,6 +570,9 @@ impl Drop for World {
         // Agents leave their workloads running when they end, and so does a story that fails.
         for pid in processes_of(self.folder.path()) {
             let _ = std::process::Command::new("kill").arg("-KILL").arg(pid.to_string()).status();
+        }
+        for board in &self.devices {
+            self.disk.release(&board.state);
         }
     }
 }

@@ -169,3 +169,21 @@ async fn a_rope_that_loses_repeats_and_reorders_delays_everything_and_breaks_not
     println!("passed, lost, repeated, held back: {:?}", world.rope_tally(0));
     world.end().await
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_stops_nothing_and_is_said() -> Result<()> {
+    let Some(world) = World::start_on_small_disks("disk-full", 1).await? else { return Ok(()) };
+    let witness = world.witness("steady");
+    let pod = steady_pod(&world, &witness).await?;
+    let ballast = world.fill_disk(0)?;
+    world.node_with("DiskPressure", 0, "True").await?;
+    let next = world.create_pod(&recipes::pod("next", world.device(0), "exec sleep 1000")).await?;
+    world.kill_agent(0).await?;
+    world.start_agent(0).await?;
+    undisturbed(&world, &pod, &witness).await?;
+    std::fs::remove_file(ballast)?;
+    world.pod_ready_within(&next, SOON * 2).await?;
+    world.node_with("DiskPressure", 0, "False").await?;
+    undisturbed(&world, &pod, &witness).await?;
+    world.end().await
+}
