@@ -573,6 +573,10 @@ impl Drop for World {
         }
         for board in &self.devices {
             self.disk.release(&board.state);
+            // The agent leaves the folder of its secrets, as it leaves its workloads.
+            for memory in ["/run", "/dev/shm"] {
+                let _ = std::fs::remove_dir_all(Path::new(memory).join(format!("hawser-agent-{}", board.name)));
+            }
         }
     }
 }

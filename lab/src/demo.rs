@@ -82,7 +82,7 @@ impl Demo {
     }
 
     /// Applies the objects. Applying them again changes nothing.
-    pub async fn apply(&self) -> Result<()> {
+    async fn apply(&self) -> Result<()> {
         let parameters = PatchParams::apply("hawser-lab").force();
         let maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), NAMESPACE);
         maps.patch("greeting", &parameters, &Patch::Apply(config_map())).await.context("the ConfigMap of the demo")?;
@@ -97,17 +97,25 @@ impl Demo {
         Ok(())
     }
 
-    /// Shows nodes and pods until everything is ready.
-    pub async fn watch_until_ready(&self) -> Result<()> {
+    /// Applies the objects once all devices are there, so that they are spread over all of them, and shows nodes and
+    /// pods until everything is ready.
+    pub async fn run(&self) -> Result<()> {
         let mut screen = Screen::new();
+        self.watch_until_ready(&mut screen, 0).await?;
+        self.apply().await?;
+        self.watch_until_ready(&mut screen, self.devices.max(1) + self.devices).await
+    }
+
+    async fn watch_until_ready(&self, screen: &mut Screen, pods_wanted: usize) -> Result<()> {
         let started = now();
         loop {
             let (nodes, pods) = self.look().await?;
             screen.show(&table::render(&nodes, &pods, timestamp()));
             let nodes_ready = nodes.iter().filter(|node| table::node_is_ready(node)).count();
             let pods_ready = pods.iter().filter(|pod| table::pod_is_ready(pod)).count();
-            let pods_wanted = self.devices.max(1) + self.devices;
-            if nodes_ready == self.devices && pods_ready == pods_wanted && pods.len() == pods_wanted {
+            // A demo of an earlier run may be there already.
+            let pods_settled = pods_wanted == 0 || (pods_ready == pods_wanted && pods.len() == pods_wanted);
+            if nodes_ready == self.devices && pods_settled {
                 return Ok(());
             }
             if started.elapsed() > PATIENCE {

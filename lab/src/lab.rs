@@ -67,6 +67,8 @@ struct Board {
     agent: AgentHandle,
     /// `None`: nothing real runs.
     runtime: Option<Arc<Process>>,
+    /// Where the runtime keeps secrets, outside the lab's own folder.
+    secrets: PathBuf,
 }
 
 /// Where the lab keeps its things.
@@ -251,16 +253,17 @@ impl Board {
         let identity = identity(name, &state, bridge)?;
         admit(name, &identity, client).await?;
         let config = AgentConfig::new(identity, state.clone());
+        let secrets = secrets_folder(&state);
         Ok(match runtime {
             RuntimeChoice::Process => {
-                let process = ProcessConfig::new(state.join("pods"), secrets_folder(&state));
+                let process = ProcessConfig::new(state.join("pods"), secrets.clone());
                 let process = Arc::new(Process::new(process));
                 let agent = Agent::start(config, process.clone()).await?;
-                Self { agent, runtime: Some(process) }
+                Self { agent, runtime: Some(process), secrets }
             }
             RuntimeChoice::Scripted => {
                 let agent = Agent::start(config, Arc::new(Scripted::default())).await?;
-                Self { agent, runtime: None }
+                Self { agent, runtime: None, secrets }
             }
         })
     }
@@ -269,6 +272,8 @@ impl Board {
         self.agent.stop().await;
         if let Some(process) = &self.runtime {
             end_workloads(process).await;
+            // They are made again from the ledger when the lab goes on. There may be none.
+            let _ = std::fs::remove_dir_all(&self.secrets);
         }
     }
 }

@@ -51,9 +51,8 @@ async fn run(args: &Args) -> Result<()> {
 
 async fn show(args: &Args, client: kube::Client, devices: usize, url: String) -> Result<()> {
     let demo = Demo::new(client, devices);
-    if !args.no_demo {
-        demo.apply().await?;
-        demo.watch_until_ready().await?;
+    if !args.no_demo && devices > 0 {
+        demo.run().await?;
         println!("\nAll is ready.");
     }
     if args.check {
