@@ -195,6 +195,10 @@ fn ended_part<E: std::fmt::Display>(part: &str, ended: Result<Result<(), E>, tok
 }
 
 async fn finished<T>(mut task: JoinHandle<T>) -> bool {
+    // One that ended by itself has been asked for its result already, and may not be asked twice.
+    if task.is_finished() {
+        return true;
+    }
     let ended = tokio::time::timeout(PART_GRACE, &mut task).await.is_ok();
     if !ended {
         task.abort();

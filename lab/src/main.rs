@@ -38,7 +38,10 @@ async fn run(args: &Args) -> Result<()> {
     let outcome = tokio::select! {
         outcome = show(args, lab.client(), lab.devices(), lab.url()) => outcome,
         broken = lab.broken() => Err(broken),
-        signal = until_told() => signal,
+        signal = until_told() => match signal {
+            Ok(()) if args.check => Err(anyhow::anyhow!("told to stop before the check was done")),
+            told => told,
+        },
     };
     println!("\nStopping …");
     lab.stop().await;

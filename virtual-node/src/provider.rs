@@ -300,7 +300,8 @@ pub enum Subject {
 pub enum Receipt {
     /// The API server holds it (this report, or a newer one that replaced it before it was written).
     Accepted,
-    /// The pod or node is gone or was replaced by a namesake: there is nothing to write it to, now or later. Or, of an
+    /// The pod or node is gone or was replaced by a namesake, so that there is nothing to write it to; or the API server
+    /// calls it invalid, so that writing it again is no use. Or, of an
     /// Event: it was one too many, and is dropped.
     Obsolete,
 }

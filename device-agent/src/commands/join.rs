@@ -28,7 +28,7 @@ use crate::state_dir::StateDir;
 /// How long the bridge may take to answer.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How long a first word in the new session is awaited: the bridge keeps our key only once it has heard us there.
-const FIRST_WORD: Duration = Duration::from_secs(3);
+const FIRST_WORD: Duration = Duration::from_secs(15);
 
 #[derive(Debug, Args)]
 pub(super) struct JoinArgs {
@@ -131,7 +131,8 @@ pub(super) async fn join(args: JoinArgs) -> Result<(), Failure> {
     let _dir = StateDir::lock(&args.place.state_dir)?;
     let path = args.place.config();
     let (mut identity, known) = identity(&args, &path)?;
-    if known && identity.joined {
+    // An earlier attempt may have been believed although its end was not heard; the token is gone then.
+    if known {
         match shake_hands(&identity, None).await {
             Ok(_) => {
                 keep(&mut identity, &path)?;

@@ -286,12 +286,13 @@ impl Log {
             }
         }
         file.sync_all()?;
-        install(&self.dir)?;
+        std::fs::rename(self.dir.join(NEW_FILE), self.dir.join(FILE))?;
+        // From here on the old file has no name: whatever happens next, what is written must go into the new one.
         (self.file, self.cipher, self.len, self.live) = (file, cipher, len, live);
         self.live_bytes = self.live.values().map(|place| u64::from(place.len)).sum();
         self.written += len;
         self.compact_above = 0;
-        Ok(())
+        File::open(&self.dir)?.sync_all()
     }
 }
 

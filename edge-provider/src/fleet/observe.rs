@@ -63,8 +63,8 @@ pub fn pod_report(
         reason: said.reason.as_deref().map(|reason| cut(reason, MAX_REASON)),
         message: said.message.as_deref().map(|message| cut(message, MAX_MESSAGE)),
         start_time: said.started.and_then(|time| clock.to_timestamp(time)),
-        host_ips: host_ips.iter().map(|ip| HostIP { ip: ip.to_string() }).collect(),
-        pod_ips: addresses(&said.pod_ips).map(|ip| PodIP { ip: ip.to_string() }).collect(),
+        host_ips: one_of_each_family(host_ips.iter().copied()).map(|ip| HostIP { ip: ip.to_string() }).collect(),
+        pod_ips: one_of_each_family(addresses(&said.pod_ips)).map(|ip| PodIP { ip: ip.to_string() }).collect(),
         sandbox_ready: said.sandbox_ready,
         init_containers: statuses(&said.init_containers, spec.map(|spec| spec.init_containers.as_slice())),
         containers: statuses(&said.containers, spec.map(|spec| spec.containers.as_slice())),
@@ -199,6 +199,12 @@ fn container_id(said: Option<&str>) -> Option<String> {
     said.filter(|id| id.contains("://")).map(|id| cut(id, 256))
 }
 
+/// The API server refuses a status with two addresses of one family, and a board with Ethernet and Wi-Fi has them.
+fn one_of_each_family(addresses: impl Iterator<Item = IpAddr>) -> impl Iterator<Item = IpAddr> {
+    let mut seen = [false; 2];
+    addresses.filter(move |ip| !std::mem::replace(&mut seen[usize::from(ip.is_ipv6())], true))
+}
+
 fn addresses(said: &[String]) -> impl Iterator<Item = IpAddr> {
     said.iter().filter_map(|text| text.parse().ok()).take(MAX_ADDRESSES)
 }
@@ -263,4 +269,16 @@ fn is_quantity(text: &str) -> bool {
 /// The first `max` bytes, ending at a whole character.
 fn cut(text: &str, max: usize) -> String {
     text[..text.floor_char_boundary(max)].to_owned()
+}
+
+#[cfg(test)]
+mod family_tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_has_one_address_of_each_family() {
+        let said = ["192.0.2.2", "10.9.0.5", "fd00::2", "2001:db8::1"].map(str::to_owned);
+        let kept: Vec<_> = one_of_each_family(addresses(&said)).map(|ip| ip.to_string()).collect();
+        assert_eq!(kept, ["192.0.2.2", "fd00::2"]);
+    }
 }

@@ -141,7 +141,7 @@ pub enum Wish {
     },
     /// It ended for good.
     Retain,
-    /// It can never run here: stop it if it does, otherwise nothing.
+    /// It can never run here in this form. If it was wanted in another form, it stays wanted in that one.
     Refuse,
 }
 
@@ -271,15 +271,14 @@ impl Twin {
             (Wish::Run(prepared), _) => {
                 Wanted::Run(Box::new(Running { deployment: prepared.deployment, blobs: prepared.blobs.into() }))
             }
-            // What cannot be resolved now changes nothing about what was resolved before.
-            (Wish::Keep, Some(_)) | (Wish::Refuse, None) => return Ok(false),
+            // What cannot be resolved now, or is refused in a new form, changes nothing about what was resolved before.
+            (Wish::Keep | Wish::Refuse, Some(_)) | (Wish::Refuse, None) => return Ok(false),
             (Wish::Keep, None) => Wanted::Keep,
             (Wish::Stop { grace_seconds }, Some(Wanted::Stop { grace_seconds: before })) => {
                 Wanted::Stop { grace_seconds: grace_seconds.min(*before) }
             }
             (Wish::Stop { grace_seconds }, _) => Wanted::Stop { grace_seconds },
             (Wish::Retain, _) => Wanted::Retain,
-            (Wish::Refuse, Some(_)) => Wanted::Stop { grace_seconds: 30 },
         };
         let changed = self.desired.set(uid, pod, wanted)?;
         self.settle_down(context, effects);

@@ -237,10 +237,12 @@ impl StatusWriter {
         resolve(&mut slot.receipts, Receipt::Accepted);
     }
 
-    /// The API server will not take what the slot has.
+    /// The API server will not take what the slot has. Saying the same again would not help, so whoever reported it is
+    /// told that there is nothing to wait for.
     pub(crate) fn rejected(&mut self, pod: &PodUid) {
         if let Some(slot) = self.slots.get_mut(pod) {
             slot.rejected = true;
+            resolve(&mut slot.receipts, Receipt::Obsolete);
         }
     }
 

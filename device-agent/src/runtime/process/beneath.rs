@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
@@ -152,13 +153,32 @@ pub(crate) fn own(fd: impl std::os::fd::AsFd, uid: Option<u32>, gid: Option<u32>
 }
 
 fn regular(file: File) -> io::Result<File> {
-    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("not a regular file")) }
+    let found = file.metadata()?;
+    // Where the kernel lets people link to what is not theirs, a workload could have us change or read a foreign file.
+    if found.is_file() && found.nlink() == 1 {
+        Ok(file)
+    } else {
+        Err(io::Error::other("not a regular file of its own"))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::os::unix::fs::symlink;
+
+    #[test]
+    fn a_file_that_has_another_name_elsewhere_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("foreign"), "keep").unwrap();
+        let inside = folder.path().join("inside");
+        std::fs::create_dir(&inside).unwrap();
+        std::fs::hard_link(folder.path().join("foreign"), inside.join("log")).unwrap();
+        let dir = Beneath::open(&inside).unwrap();
+        assert!(dir.write_file("log", 0o666).is_err());
+        assert!(dir.read_file("log").is_err());
+        assert_eq!(std::fs::read_to_string(folder.path().join("foreign")).unwrap(), "keep");
+    }
 
     #[test]
     fn paths_that_leave_their_directory_are_refused() {

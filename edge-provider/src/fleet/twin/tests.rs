@@ -283,6 +283,14 @@ fn what_cannot_be_resolved_now_changes_nothing_about_what_runs() {
 }
 
 #[test]
+fn a_form_that_is_refused_does_not_stop_the_form_that_runs() {
+    let mut rig = Rig::running();
+    assert!(indexes(&rig.wish(1, Wish::Refuse)).is_empty());
+    assert!(indexes(&rig.pass(60_000)).is_empty());
+    assert!(indexes(&rig.wish(2, Wish::Refuse)).is_empty(), "and one that never ran is not begun");
+}
+
+#[test]
 fn a_pod_is_stopped_until_the_api_server_knows_that_it_is_gone() {
     let mut rig = Rig::running();
     rig.wish(1, Wish::Stop { grace_seconds: 30 });
