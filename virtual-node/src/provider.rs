@@ -65,6 +65,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
 use crate::ids::{NodeName, PodRef, Revision};
 
+pub mod stats;
+pub mod streams;
+
+use stats::NodeStats;
+use streams::{Channels, Connection, LogOptions, Output, Process, StreamError};
+
 /// Runs pods somewhere. See the [module documentation](self) for the flow and the guarantees.
 pub trait Provider: Send + Sync + 'static {
     /// Make this pod, in this form, wanted on its node (`spec.nodeName`).
@@ -82,6 +88,60 @@ pub trait Provider: Send + Sync + 'static {
 
     /// The view of this node is complete: what has not been applied until now is not wanted.
     fn synced(&self, node: &NodeName, at: Revision) -> impl Future<Output = ()> + Send;
+
+    /// Reads a container's log. See [`streams`] for how bytes flow and who checks what.
+    fn logs(
+        &self,
+        _node: &NodeName,
+        _pod: &PodRef,
+        _container: &str,
+        _options: LogOptions,
+    ) -> impl Future<Output = Result<Output, StreamError>> + Send {
+        not_supported("logs")
+    }
+
+    /// Starts a command in a running container.
+    fn exec(
+        &self,
+        _node: &NodeName,
+        _pod: &PodRef,
+        _container: &str,
+        _command: Vec<String>,
+        _channels: Channels,
+    ) -> impl Future<Output = Result<Process, StreamError>> + Send {
+        not_supported("exec")
+    }
+
+    /// Connects to the process of a running container.
+    fn attach(
+        &self,
+        _node: &NodeName,
+        _pod: &PodRef,
+        _container: &str,
+        _channels: Channels,
+    ) -> impl Future<Output = Result<Process, StreamError>> + Send {
+        not_supported("attach")
+    }
+
+    /// Connects to a port of a pod, once per connection of the client.
+    fn port_forward(
+        &self,
+        _node: &NodeName,
+        _pod: &PodRef,
+        _port: u16,
+    ) -> impl Future<Output = Result<Connection, StreamError>> + Send {
+        not_supported("port-forward")
+    }
+
+    /// Measures what a machine and its pods use.
+    fn stats(&self, _node: &NodeName) -> impl Future<Output = Result<NodeStats, StreamError>> + Send {
+        not_supported("stats")
+    }
+}
+
+/// What a provider answers to a verb that it does not implement.
+fn not_supported<T: Send>(verb: &str) -> impl Future<Output = Result<T, StreamError>> + Send + use<T> {
+    std::future::ready(Err(StreamError::NotSupported(format!("this node does not support {verb}"))))
 }
 
 /// The pod was taken over.
