@@ -1,4 +1,6 @@
-//! Streams: logs, exec, attach, port-forward, over the session.
+//! Streams: logs, exec, attach, port-forward and stats, over the session.
+
+mod stats;
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -6,6 +8,15 @@ use alloc::vec::Vec;
 use minicbor::{CborLen, Decode, Encode};
 
 use crate::ids::{DeviceTime, PodUid};
+
+pub use stats::{ContainerStats, PodStats, Stats, Usage};
+
+/// How many bytes of one channel may be under way or wait at the receiver.
+pub const CREDIT: u32 = 96 * 1024;
+/// How many milliseconds the device has to accept or refuse a stream.
+pub const OPEN_WITHIN: u64 = 30_000;
+/// The longest position of a log.
+pub const MAX_LOG_POSITION: usize = 256;
 
 /// One frame of one stream.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, CborLen)]
@@ -48,6 +59,9 @@ pub enum StreamBody {
     /// The stream is over before its end.
     #[n(8)]
     Abort(#[n(0)] String),
+    /// Device to bridge: from where the log can be continued.
+    #[n(9)]
+    Mark(#[n(0)] LogMark),
 }
 
 /// Bytes of one channel.
@@ -91,6 +105,9 @@ pub enum StreamRequest {
     /// A port of the pod.
     #[n(3)]
     PortForward(#[n(0)] PodUid, #[n(1)] u16),
+    /// What the device and its pods use: one encoded [`Stats`] on channel 1.
+    #[n(4)]
+    Stats,
 }
 
 /// Which part of which log.
@@ -120,6 +137,31 @@ pub struct LogsRequest {
     /// So many bytes at most.
     #[n(7)]
     pub limit_bytes: Option<u64>,
+    /// Go on from here instead of where `tail` and `since` would begin. Those are served already; `limit_bytes` counts from
+    /// here on.
+    #[n(8)]
+    pub from: Option<LogPosition>,
+}
+
+/// A place in a container's log. What is in it is the device's business; it is valid as long as that part of the log is
+/// kept.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, CborLen)]
+pub struct LogPosition {
+    /// At most [`MAX_LOG_POSITION`] bytes.
+    #[n(0)]
+    #[cbor(with = "minicbor::bytes")]
+    pub position: Vec<u8>,
+}
+
+/// From where a log can be continued.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, CborLen)]
+pub struct LogMark {
+    /// So many bytes of the stream lie before it.
+    #[n(0)]
+    pub bytes: u64,
+    /// What follows them begins here.
+    #[n(1)]
+    pub position: LogPosition,
 }
 
 /// A new process in a container.

@@ -289,7 +289,10 @@ fn streams(book: &mut Book) {
         tail: Some(10),
         since: Some(DeviceTime(5)),
         limit_bytes: Some(1000),
+        from: None,
     };
+    let position = || LogPosition { position: vec![1, 2, 3] };
+    let logs_from = LogsRequest { from: Some(position()), tail: None, since: None, ..logs.clone() };
     let exec = ExecRequest { pod: uid(), container: "main".into(), command: vec!["sh".into()], channels };
     let attach = AttachRequest { pod: uid(), container: "main".into(), channels };
     for (name, body) in [
@@ -305,11 +308,24 @@ fn streams(book: &mut Book) {
         ("Resize", StreamBody::Resize(80, 24)),
         ("Exit", StreamBody::Exit(-1)),
         ("Abort", StreamBody::Abort("m".into())),
+        ("Open/LogsFrom", StreamBody::Open(StreamRequest::Logs(logs_from))),
+        ("Open/Stats", StreamBody::Open(StreamRequest::Stats)),
+        ("Mark", StreamBody::Mark(LogMark { bytes: 70_000, position: position() })),
     ] {
         let frame = StreamFrame { id: 9, body };
         book.add(&format!("Up::Stream/{name}"), Up::Stream(frame.clone()));
         book.add(&format!("Down::Stream/{name}"), Down::Stream(frame));
     }
+    let usage = Usage {
+        cpu_nanoseconds: Some(5_000_000_000),
+        memory_working_set_bytes: Some(3_000_000),
+        memory_rss_bytes: Some(2_000_000),
+        at: None,
+    };
+    let measured_apart = Usage { memory_rss_bytes: None, at: Some(DeviceTime(123)), ..usage };
+    let container = ContainerStats { name: "main".into(), started: Some(DeviceTime(7)), usage: measured_apart };
+    let pod = PodStats { pod: uid(), started: Some(DeviceTime(6)), containers: vec![container] };
+    book.add("Stats", Stats { at: DeviceTime(124), node: usage, started: Some(DeviceTime(1)), pods: vec![pod] });
 }
 
 /// A new variant does not compile here until somebody has looked for its sample above.
@@ -368,11 +384,11 @@ fn every_variant_has_a_sample(
     match body {
         StreamBody::Open(_) | StreamBody::Accept | StreamBody::Refuse(_) | StreamBody::Data(_) => {}
         StreamBody::Credit(..) | StreamBody::HalfClose(_) | StreamBody::Resize(..) => {}
-        StreamBody::Exit(_) | StreamBody::Abort(_) => {}
+        StreamBody::Exit(_) | StreamBody::Abort(_) | StreamBody::Mark(_) => {}
     }
     match request {
         StreamRequest::Logs(_) | StreamRequest::Exec(_) | StreamRequest::Attach(_) => {}
-        StreamRequest::PortForward(..) => {}
+        StreamRequest::PortForward(..) | StreamRequest::Stats => {}
     }
 }
 

@@ -277,6 +277,7 @@ fn stream() -> impl Strategy<Value = StreamFrame> {
             tail: number,
             since: number.map(DeviceTime),
             limit_bytes: number,
+            from: number.map(|number| position(number.to_be_bytes().to_vec())),
         })
     });
     let request = prop_oneof![
@@ -290,6 +291,7 @@ fn stream() -> impl Strategy<Value = StreamFrame> {
             channels
         })),
         (uid(), any::<u16>()).prop_map(|(pod, port)| StreamRequest::PortForward(pod, port)),
+        Just(StreamRequest::Stats),
     ];
     let body = prop_oneof![
         request.prop_map(StreamBody::Open),
@@ -305,8 +307,14 @@ fn stream() -> impl Strategy<Value = StreamFrame> {
         (any::<u16>(), any::<u16>()).prop_map(|(columns, rows)| StreamBody::Resize(columns, rows)),
         any::<i32>().prop_map(StreamBody::Exit),
         text().prop_map(StreamBody::Abort),
+        (any::<u64>(), bytes())
+            .prop_map(|(bytes, place)| StreamBody::Mark(LogMark { bytes, position: position(place) })),
     ];
     (any::<u32>(), body).prop_map(|(id, body)| StreamFrame { id, body })
+}
+
+fn position(position: Vec<u8>) -> LogPosition {
+    LogPosition { position }
 }
 
 fn wish() -> impl Strategy<Value = Wish> {
