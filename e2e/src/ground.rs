@@ -118,13 +118,16 @@ async fn install(client: &Client) -> Result<()> {
     }
     let text = String::from_utf8(output.stdout)?;
     for document in text.split("\n---").map(str::trim).filter(|document| !document.is_empty()) {
-        let Some(object) = Option::<DynamicObject>::deserialize(crate::world::parse::<serde_json::Value>(document)?)?
-        else {
+        let Some(object) = Option::<DynamicObject>::deserialize(parse(document)?)? else {
             continue;
         };
         apply(client, object).await?;
     }
     Ok(())
+}
+
+fn parse(text: &str) -> Result<serde_json::Value> {
+    serde_saphyr::from_str(text).map_err(|error| anyhow::anyhow!("{error}"))
 }
 
 async fn apply(client: &Client, object: DynamicObject) -> Result<()> {

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -107,6 +107,11 @@ impl Program {
         }
     }
 
+    /// All that it printed, over all its lives.
+    pub fn said(&self) -> String {
+        std::fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+    }
+
     /// The end of what it printed.
     pub fn tail(&self) -> String {
         const MOST: u64 = 6000;
@@ -123,6 +128,22 @@ impl Program {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Child>> {
         self.child.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// Runs a command to its end, which must come within a minute.
+pub async fn output(mut command: Command) -> Result<Output> {
+    const PATIENCE: Duration = Duration::from_secs(60);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let pid = child.id();
+    match tokio::time::timeout(PATIENCE, child.wait_with_output()).await {
+        Ok(output) => Ok(output?),
+        Err(_) => {
+            if let Some(pid) = pid {
+                signal(pid, "-KILL").await?;
+            }
+            bail!("no end after {PATIENCE:?}: {command:?}")
+        }
     }
 }
 

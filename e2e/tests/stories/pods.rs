@@ -6,6 +6,7 @@ use anyhow::Result;
 use hawser_e2e::recipes;
 use hawser_e2e::wait::{SOON, never};
 use hawser_e2e::world::World;
+use hawser_lab::table::pod_is_ready;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, PostParams};
 use serde_json::json;
@@ -166,7 +167,9 @@ async fn many_pods_at_once_all_run() -> Result<()> {
         let pod = recipes::pod(&format!("p-{number}"), world.device(number % 2), "exec sleep 1000");
         world.pods().create(&PostParams::default(), &pod).await?;
     }
-    world.pods_until("40 are ready", SOON * 2, |pods| pods.iter().filter(|pod| ready(pod)).count() == 40).await?;
+    world
+        .pods_until("40 are ready", SOON * 2, |pods| pods.iter().filter(|pod| pod_is_ready(pod)).count() == 40)
+        .await?;
     world.end().await
 }
 
@@ -176,10 +179,6 @@ fn main_status(pod: &Pod) -> Option<&k8s_openapi::api::core::v1::ContainerStatus
 
 fn phase(pod: &Pod) -> &str {
     pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default()
-}
-
-fn ready(pod: &Pod) -> bool {
-    hawser_e2e::world::is_ready(pod)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,6 +4,7 @@ use anyhow::Result;
 use hawser_e2e::recipes;
 use hawser_e2e::wait::{SOON, eventually};
 use hawser_e2e::world::World;
+use hawser_lab::table::pod_is_ready;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::batch::v1::Job;
 use kube::api::{Patch, PatchParams, PostParams};
@@ -64,7 +65,7 @@ async fn a_daemon_set_lands_on_every_device() -> Result<()> {
     let script = format!("{} exec sleep 1000", ran.sign());
     daemon_sets.create(&PostParams::default(), &recipes::daemon_set("probe", world.name(), &script)).await?;
     let pods = world
-        .pods_until("three are ready", SOON, |pods| pods.iter().filter(|p| hawser_e2e::world::is_ready(p)).count() == 3)
+        .pods_until("three are ready", SOON, |pods| pods.iter().filter(|pod| pod_is_ready(pod)).count() == 3)
         .await?;
     let mut nodes: Vec<_> = pods.into_iter().filter_map(|pod| pod.spec?.node_name).collect();
     nodes.sort();

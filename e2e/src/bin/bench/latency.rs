@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use futures::{Stream, StreamExt};
 use hawser_e2e::recipes;
-use hawser_e2e::world::{World, is_ready};
+use hawser_e2e::world::World;
+use hawser_lab::table::pod_is_ready;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::api::{DeleteParams, PostParams, WatchEvent, WatchParams};
@@ -51,7 +52,7 @@ async fn until_ready(world: &World, names: &[String]) -> Result<Duration> {
     let mut waiting: Vec<_> = names.to_vec();
     while !waiting.is_empty() {
         match next(&mut events).await? {
-            WatchEvent::Added(pod) | WatchEvent::Modified(pod) if is_ready(&pod) => {
+            WatchEvent::Added(pod) | WatchEvent::Modified(pod) if pod_is_ready(&pod) => {
                 waiting.retain(|name| *name != pod.name_any());
             }
             _ => {}

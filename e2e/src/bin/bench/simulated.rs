@@ -10,6 +10,7 @@ use edge_provider::device::Device;
 use futures::{StreamExt, TryStreamExt};
 use hawser_e2e::wait::eventually;
 use hawser_e2e::world::{SYSTEM, World};
+use hawser_lab::table::node_is_ready;
 use hawser_wire::report::NodeFacts;
 use hawser_wire::session::StaticKey;
 use hawser_wire::{BootId, Channel, DeviceId, DeviceTime, PublicKey, Root};
@@ -57,7 +58,7 @@ impl Fleet {
         let nodes: Api<Node> = Api::all(world.client());
         eventually("all simulated devices are ready", Duration::from_secs(300), || async {
             let listed = nodes.list(&ListParams::default()).await.map_err(|error| error.to_string())?;
-            let ready = listed.items.iter().filter(|node| is_ready(node)).count();
+            let ready = listed.items.iter().filter(|node| node_is_ready(node)).count();
             if ready >= count { Ok(()) } else { Err(format!("{ready} of {count}")) }
         })
         .await?;
@@ -95,11 +96,6 @@ async fn admit(world: &World, name: &str, key: &StaticKey) -> Result<()> {
     });
     devices.patch(name, &PatchParams::apply("bench").force(), &Patch::Apply(device)).await?;
     Ok(())
-}
-
-fn is_ready(node: &Node) -> bool {
-    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
-    conditions.is_some_and(|all| all.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
 }
 
 /// One device, for ever.
