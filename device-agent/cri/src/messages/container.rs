@@ -1,0 +1,319 @@
+//! Containers.
+
+use super::{ImageSpec, Labels, NamespaceOption, PodSandboxConfig, SecurityProfile};
+use prost::{Enumeration, Message};
+
+/// A container.
+#[derive(Clone, PartialEq, Message)]
+pub struct ContainerId {
+    /// The engine's name for it.
+    #[prost(string, tag = "1")]
+    pub container_id: String,
+}
+
+/// What a container is for.
+#[derive(Clone, PartialEq, Message)]
+pub struct ContainerMetadata {
+    /// Its name in the pod.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// How often it was started before.
+    #[prost(uint32, tag = "2")]
+    pub attempt: u32,
+}
+
+/// Make a container.
+#[derive(Clone, PartialEq, Message)]
+pub struct CreateContainerRequest {
+    /// In which sandbox.
+    #[prost(string, tag = "1")]
+    pub pod_sandbox_id: String,
+    /// What it is to be.
+    #[prost(message, optional, tag = "2")]
+    pub config: Option<ContainerConfig>,
+    /// What the sandbox was to be.
+    #[prost(message, optional, tag = "3")]
+    pub sandbox_config: Option<PodSandboxConfig>,
+}
+
+/// What a container is to be.
+#[derive(Clone, PartialEq, Message)]
+pub struct ContainerConfig {
+    /// What it is for.
+    #[prost(message, optional, tag = "1")]
+    pub metadata: Option<ContainerMetadata>,
+    /// The image.
+    #[prost(message, optional, tag = "2")]
+    pub image: Option<ImageSpec>,
+    /// Instead of the image's entry point.
+    #[prost(string, repeated, tag = "3")]
+    pub command: Vec<String>,
+    /// Instead of the image's arguments.
+    #[prost(string, repeated, tag = "4")]
+    pub args: Vec<String>,
+    /// The working directory; empty: the image's.
+    #[prost(string, tag = "5")]
+    pub working_dir: String,
+    /// The environment, besides the image's.
+    #[prost(message, repeated, tag = "6")]
+    pub envs: Vec<KeyValue>,
+    /// What is mounted from the host.
+    #[prost(message, repeated, tag = "7")]
+    pub mounts: Vec<Mount>,
+    /// Labels, by which it is found again.
+    #[prost(map = "string, string", tag = "9")]
+    pub labels: Labels,
+    /// The log, below the sandbox's directory of logs.
+    #[prost(string, tag = "11")]
+    pub log_path: String,
+    /// What concerns Linux.
+    #[prost(message, optional, tag = "15")]
+    pub linux: Option<LinuxContainerConfig>,
+}
+
+/// A variable.
+#[derive(Clone, PartialEq, Message)]
+pub struct KeyValue {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub key: String,
+    /// Its value.
+    #[prost(bytes = "vec", tag = "2")]
+    pub value: Vec<u8>,
+}
+
+/// A mount.
+#[derive(Clone, PartialEq, Message)]
+pub struct Mount {
+    /// Where it appears.
+    #[prost(string, tag = "1")]
+    pub container_path: String,
+    /// What of the host it is.
+    #[prost(string, tag = "2")]
+    pub host_path: String,
+    /// Whether it may not be written.
+    #[prost(bool, tag = "3")]
+    pub readonly: bool,
+}
+
+/// What concerns Linux in a container.
+#[derive(Clone, PartialEq, Message)]
+pub struct LinuxContainerConfig {
+    /// What it may use.
+    #[prost(message, optional, tag = "1")]
+    pub resources: Option<LinuxContainerResources>,
+    /// What it may do.
+    #[prost(message, optional, tag = "2")]
+    pub security_context: Option<LinuxContainerSecurityContext>,
+}
+
+/// What a container may use.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct LinuxContainerResources {
+    /// The period of the processor quota, in microseconds.
+    #[prost(int64, tag = "1")]
+    pub cpu_period: i64,
+    /// How many microseconds of a processor it gets per period.
+    #[prost(int64, tag = "2")]
+    pub cpu_quota: i64,
+    /// Its weight among others when processors are short.
+    #[prost(int64, tag = "3")]
+    pub cpu_shares: i64,
+    /// How much memory it gets.
+    #[prost(int64, tag = "4")]
+    pub memory_limit_in_bytes: i64,
+    /// How readily it is ended when memory is short.
+    #[prost(int64, tag = "5")]
+    pub oom_score_adj: i64,
+}
+
+/// What a container may do.
+#[derive(Clone, PartialEq, Message)]
+pub struct LinuxContainerSecurityContext {
+    /// Capabilities more or less than usual.
+    #[prost(message, optional, tag = "1")]
+    pub capabilities: Option<Capability>,
+    /// Whether it may do everything.
+    #[prost(bool, tag = "2")]
+    pub privileged: bool,
+    /// Which namespaces it shares.
+    #[prost(message, optional, tag = "3")]
+    pub namespace_options: Option<NamespaceOption>,
+    /// The user; none: the image's.
+    #[prost(message, optional, tag = "5")]
+    pub run_as_user: Option<Int64Value>,
+    /// Whether its own files may not be written.
+    #[prost(bool, tag = "7")]
+    pub readonly_rootfs: bool,
+    /// Further groups.
+    #[prost(int64, repeated, tag = "8")]
+    pub supplemental_groups: Vec<i64>,
+    /// Whether programs with the set-user-id bit gain nothing.
+    #[prost(bool, tag = "11")]
+    pub no_new_privs: bool,
+    /// The group.
+    #[prost(message, optional, tag = "12")]
+    pub run_as_group: Option<Int64Value>,
+    /// What is hidden from it.
+    #[prost(string, repeated, tag = "13")]
+    pub masked_paths: Vec<String>,
+    /// What it may only read.
+    #[prost(string, repeated, tag = "14")]
+    pub readonly_paths: Vec<String>,
+    /// Which system calls it may make.
+    #[prost(message, optional, tag = "15")]
+    pub seccomp: Option<SecurityProfile>,
+}
+
+/// Capabilities.
+#[derive(Clone, PartialEq, Message)]
+pub struct Capability {
+    /// These too.
+    #[prost(string, repeated, tag = "1")]
+    pub add_capabilities: Vec<String>,
+    /// Not these.
+    #[prost(string, repeated, tag = "2")]
+    pub drop_capabilities: Vec<String>,
+}
+
+/// A number that may be absent.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct Int64Value {
+    /// The number.
+    #[prost(int64, tag = "1")]
+    pub value: i64,
+}
+
+/// End a container.
+#[derive(Clone, PartialEq, Message)]
+pub struct StopContainerRequest {
+    /// Which one.
+    #[prost(string, tag = "1")]
+    pub container_id: String,
+    /// After how many seconds it is killed; 0: at once.
+    #[prost(int64, tag = "2")]
+    pub timeout: i64,
+}
+
+/// Which containers.
+#[derive(Clone, PartialEq, Message)]
+pub struct ContainerFilter {
+    /// Those with all these labels.
+    #[prost(map = "string, string", tag = "4")]
+    pub label_selector: Labels,
+}
+
+/// Which containers are there?
+#[derive(Clone, PartialEq, Message)]
+pub struct ListContainersRequest {
+    /// Only these.
+    #[prost(message, optional, tag = "1")]
+    pub filter: Option<ContainerFilter>,
+}
+
+/// The containers.
+#[derive(Clone, PartialEq, Message)]
+pub struct ListContainersResponse {
+    /// One each.
+    #[prost(message, repeated, tag = "1")]
+    pub containers: Vec<Container>,
+}
+
+/// A container in a list.
+#[derive(Clone, PartialEq, Message)]
+pub struct Container {
+    /// The engine's name for it.
+    #[prost(string, tag = "1")]
+    pub id: String,
+    /// Its sandbox.
+    #[prost(string, tag = "2")]
+    pub pod_sandbox_id: String,
+    /// What it is for.
+    #[prost(message, optional, tag = "3")]
+    pub metadata: Option<ContainerMetadata>,
+    /// The identity of its image.
+    #[prost(string, tag = "5")]
+    pub image_ref: String,
+    /// How it is.
+    #[prost(enumeration = "ContainerState", tag = "6")]
+    pub state: i32,
+    /// Its labels.
+    #[prost(map = "string, string", tag = "8")]
+    pub labels: Labels,
+}
+
+/// How is a container?
+#[derive(Clone, PartialEq, Message)]
+pub struct ContainerStatusRequest {
+    /// Which one.
+    #[prost(string, tag = "1")]
+    pub container_id: String,
+    /// Whether the engine is to say more, in words of its own.
+    #[prost(bool, tag = "2")]
+    pub verbose: bool,
+}
+
+/// How a container is.
+#[derive(Clone, PartialEq, Message)]
+pub struct ContainerStatusResponse {
+    /// How it is.
+    #[prost(message, optional, tag = "1")]
+    pub status: Option<ContainerStatus>,
+    /// What the engine says besides.
+    #[prost(map = "string, string", tag = "2")]
+    pub info: Labels,
+}
+
+/// How a container is. Times are nanoseconds since 1970, 0: not yet.
+#[derive(Clone, PartialEq, Message)]
+pub struct ContainerStatus {
+    /// The engine's name for it.
+    #[prost(string, tag = "1")]
+    pub id: String,
+    /// What it is for.
+    #[prost(message, optional, tag = "2")]
+    pub metadata: Option<ContainerMetadata>,
+    /// How it is.
+    #[prost(enumeration = "ContainerState", tag = "3")]
+    pub state: i32,
+    /// When it was made.
+    #[prost(int64, tag = "4")]
+    pub created_at: i64,
+    /// When it was started.
+    #[prost(int64, tag = "5")]
+    pub started_at: i64,
+    /// When it ended.
+    #[prost(int64, tag = "6")]
+    pub finished_at: i64,
+    /// Its exit code.
+    #[prost(int32, tag = "7")]
+    pub exit_code: i32,
+    /// Its image.
+    #[prost(message, optional, tag = "8")]
+    pub image: Option<ImageSpec>,
+    /// The identity of its image.
+    #[prost(string, tag = "9")]
+    pub image_ref: String,
+    /// Why it is so: a CamelCase word.
+    #[prost(string, tag = "10")]
+    pub reason: String,
+    /// Why it is so: a sentence.
+    #[prost(string, tag = "11")]
+    pub message: String,
+    /// Its labels.
+    #[prost(map = "string, string", tag = "12")]
+    pub labels: Labels,
+}
+/// How a container is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Enumeration)]
+#[repr(i32)]
+pub enum ContainerState {
+    /// It was made and not started.
+    Created = 0,
+    /// It runs.
+    Running = 1,
+    /// It has ended.
+    Exited = 2,
+    /// The engine does not know.
+    Unknown = 3,
+}

@@ -1,0 +1,99 @@
+//! The engine itself.
+
+use super::Labels;
+use prost::{Enumeration, Message};
+
+/// Nothing.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct Empty {}
+
+/// Which engine is it?
+#[derive(Clone, PartialEq, Message)]
+pub struct VersionRequest {
+    /// The version of the interface that is spoken.
+    #[prost(string, tag = "1")]
+    pub version: String,
+}
+
+/// Which engine it is.
+#[derive(Clone, PartialEq, Message)]
+pub struct VersionResponse {
+    /// Its name.
+    #[prost(string, tag = "2")]
+    pub runtime_name: String,
+    /// Its version.
+    #[prost(string, tag = "3")]
+    pub runtime_version: String,
+    /// The version of the interface that it speaks.
+    #[prost(string, tag = "4")]
+    pub runtime_api_version: String,
+}
+
+/// How is the engine?
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct StatusRequest {
+    /// Whether it is to say more, in words of its own.
+    #[prost(bool, tag = "1")]
+    pub verbose: bool,
+}
+
+/// How the engine is.
+#[derive(Clone, PartialEq, Message)]
+pub struct StatusResponse {
+    /// Its conditions.
+    #[prost(message, optional, tag = "1")]
+    pub status: Option<RuntimeStatus>,
+    /// What it says besides.
+    #[prost(map = "string, string", tag = "2")]
+    pub info: Labels,
+}
+
+/// Conditions of the engine.
+#[derive(Clone, PartialEq, Message)]
+pub struct RuntimeStatus {
+    /// `RuntimeReady` and `NetworkReady` at least.
+    #[prost(message, repeated, tag = "1")]
+    pub conditions: Vec<RuntimeCondition>,
+}
+
+/// A condition of the engine.
+#[derive(Clone, PartialEq, Message)]
+pub struct RuntimeCondition {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub kind: String,
+    /// Whether it holds.
+    #[prost(bool, tag = "2")]
+    pub status: bool,
+    /// A CamelCase word.
+    #[prost(string, tag = "3")]
+    pub reason: String,
+    /// A sentence.
+    #[prost(string, tag = "4")]
+    pub message: String,
+}
+
+/// How the engine wants things.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct RuntimeConfigResponse {
+    /// On Linux.
+    #[prost(message, optional, tag = "1")]
+    pub linux: Option<LinuxRuntimeConfiguration>,
+}
+
+/// How the engine wants things on Linux.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct LinuxRuntimeConfiguration {
+    /// Who makes cgroups.
+    #[prost(enumeration = "CgroupDriver", tag = "1")]
+    pub cgroup_driver: i32,
+}
+/// Who makes cgroups, and so how a cgroup's parent is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Enumeration)]
+#[repr(i32)]
+pub enum CgroupDriver {
+    /// systemd: `name.slice`.
+    Systemd = 0,
+    /// The engine: a path.
+    Cgroupfs = 1,
+}
