@@ -33,6 +33,8 @@ pub mod scripted;
 /// - **A container id is started at most once.** [`ContainerId`] is deterministic (pod, container, attempt). `start` of
 ///   an id that was started before, by whichever agent process, changes nothing and returns `Ok`: how it is comes from
 ///   `ended`.
+/// - **Nothing is ignored silently.** What of a description cannot hold here either refuses the container
+///   ([`refuse`](Self::refuse)) or is told when it starts ([`Started::not_enforced`]).
 /// - **Containers outlive the agent.** Nothing a runtime does when it is dropped, and no death of the agent, touches
 ///   them.
 /// - **An exit is told exactly, as often as asked.** `ended` resolves with the same [`Exit`] until the container is
@@ -71,8 +73,8 @@ pub trait Runtime: Send + Sync + 'static {
     /// Makes the pod's place and brings its volumes up to date. Changed files reach running containers.
     fn prepare(&self, pod: PodSetup) -> impl Future<Output = Result<PodReady, RuntimeError>> + Send;
 
-    /// Starts a container.
-    fn start(&self, start: ContainerStart) -> impl Future<Output = Result<(), StartError>> + Send;
+    /// Starts a container, and says what of its description does not hold here.
+    fn start(&self, start: ContainerStart) -> impl Future<Output = Result<Started, StartError>> + Send;
 
     /// Resolves when the container has ended and everything of it has been swept up. A container that was never
     /// started, or of which all traces are lost, has ended as [`Exit::lost`].
@@ -114,6 +116,8 @@ impl fmt::Display for ContainerId {
 pub struct Found {
     /// Which one.
     pub id: ContainerId,
+    /// The image that it was started from, as its pod wrote it; `None`: the runtime does not remember it.
+    pub image: Option<String>,
     /// How it is.
     pub state: FoundState,
 }
@@ -234,6 +238,14 @@ pub struct Refusal {
     pub reason: String,
     /// Thing, cause, fix.
     pub message: String,
+}
+
+/// What became of a start that went well.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Started {
+    /// What of the container's description does not hold here: field, cause, fix, a line each. Empty when the container
+    /// was started before.
+    pub not_enforced: Vec<String>,
 }
 
 /// Why a container was not started.

@@ -12,7 +12,8 @@
 //! - The termination message file is at `$HAWSER_WORKLOAD_DIR/dev/termination-log`, or wherever the pod puts it.
 //! - Besides its own environment it gets `PATH`, `HOME`, `HAWSER_WORKLOAD_DIR` and, if the pod has one, `HOSTNAME`.
 //! - Secret files are only ever in memory, below a directory on a tmpfs.
-//! - CPU and memory limits hold where the agent may make cgroups; elsewhere there are none.
+//! - CPU and memory limits, and a bound on processes, hold where the agent may make cgroups, which takes root. What does
+//!   not hold is told by an Event when the container starts.
 //!
 //! [`docs/decisions/0003`]: https://github.com/hawser/hawser/blob/main/docs/decisions/0003-a-shim-per-process.md
 
@@ -30,15 +31,18 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::Pid;
 use tokio::sync::Semaphore;
 
-use self::beneath::{is_name, names};
+use self::admission::{not_enforced, refuse};
+use self::beneath::is_name;
 use self::place::{Naming, Places, make};
 use self::volumes::remove_tree;
 use super::{
     ContainerId, ContainerStart, Exit, Found, PodReady, PodSetup, Refusal, Runtime, RuntimeError, Signal, StartError,
+    Started,
 };
 use crate::shim::files::{self, CONTROL, CgroupSpec, KILL, LOCK, Launch, Reply, Spec, TERM, Termination};
 use crate::shim::identity::boot_id;
 
+mod admission;
 pub(crate) mod beneath;
 mod held;
 mod place;
@@ -162,7 +166,7 @@ impl Runtime for Process {
         .await
     }
 
-    async fn start(&self, start: ContainerStart) -> Result<(), StartError> {
+    async fn start(&self, start: ContainerStart) -> Result<Started, StartError> {
         self.blocking(move |inner| inner.start(&start)).await
     }
 
@@ -213,18 +217,23 @@ impl Runtime for Process {
 }
 
 impl Inner {
-    fn start(&self, start: &ContainerStart) -> Result<(), StartError> {
+    fn start(&self, start: &ContainerStart) -> Result<Started, StartError> {
         let id = &start.id;
         let container = start.container().ok_or(io::Error::other("the pod has no such container"));
         let container = container.naming(|| format!("start {id}")).map_err(StartError::NotCreated)?;
         let dir = self.places.attempt(id);
         if dir.join(files::STATE).exists() || dir.join(files::EXIT).exists() {
-            return Ok(());
+            return Ok(Started::default());
         }
         let reply = self.run_shim(start, container, &dir).map_err(StartError::NotCreated)?;
         match reply {
             // Taken: another shim is at it, started by an agent that died. How it goes is told by its files.
-            Reply::Started | Reply::Taken => Ok(()),
+            Reply::Started { not_enforced: of_limits } => {
+                let mut told = not_enforced(&start.spec, container, self.no_cgroups().as_deref());
+                told.extend(of_limits);
+                Ok(Started { not_enforced: told })
+            }
+            Reply::Taken => Ok(Started::default()),
             Reply::NotStarted { code, message } => Err(StartError::NotStarted { code, message }),
             Reply::Failed { message } => {
                 Err(io::Error::other(message)).naming(|| format!("start {id}")).map_err(StartError::NotCreated)
@@ -259,11 +268,23 @@ impl Inner {
         // A shim that holds a container is reaped when that ends, also by an agent that did not start it. One that
         // holds nothing ends now.
         match &reply {
-            Ok(Reply::Started) => {}
+            Ok(Reply::Started { .. }) => {}
             Ok(_) => drop(rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty())),
             Err(_) => drop(rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::NOHANG)),
         }
         reply.naming(|| format!("hear from the shim of {id}"))
+    }
+
+    /// Why containers get no cgroups; `None`: they do, as far as the kernel has them.
+    fn no_cgroups(&self) -> Option<String> {
+        let own = rustix::process::geteuid().as_raw();
+        match &self.config.cgroup {
+            None => Some("the agent is set up without cgroups".to_owned()),
+            Some(_) if own != 0 => {
+                Some(format!("the agent runs as user {own} and may not make cgroups; run it as root, or leave it out"))
+            }
+            Some(_) => None,
+        }
     }
 
     fn spec(&self, start: &ContainerStart, container: &Container) -> Result<Spec, RuntimeError> {
@@ -271,15 +292,15 @@ impl Inner {
         let work = self.places.prepare_work(start, container)?;
         let directory = container.working_dir.as_ref().map_or(work.clone(), |directory| work.join(directory));
         let groups: BTreeSet<u32> = start.spec.supplemental_groups.iter().copied().chain(start.spec.fs_group).collect();
-        let root = rustix::process::geteuid().is_root();
         let limits = container.resources;
-        let cgroup = self.config.cgroup.as_ref().filter(|_| root).map(|parent| CgroupSpec {
+        let cgroup = self.config.cgroup.as_ref().filter(|_| self.no_cgroups().is_none()).map(|parent| CgroupSpec {
             path: format!("{parent}/{id}"),
             cpu_millis: limits.cpu_limit_millis,
             memory_bytes: limits.memory_limit_bytes,
-            pids: None,
+            pids: Some(most_processes()),
         });
         Ok(Spec {
+            image: container.image.clone(),
             launch: Launch {
                 command: start.command.clone(),
                 env: start.env.clone(),
@@ -313,6 +334,14 @@ impl Inner {
     }
 }
 
+/// How many processes and threads a container may have: far more than honest ones need, and so few that the device still
+/// has some when a container starts them without end.
+fn most_processes() -> u64 {
+    const MOST: u64 = 4096;
+    let all = std::fs::read_to_string("/proc/sys/kernel/threads-max").ok().and_then(|text| text.trim().parse().ok());
+    all.map_or(MOST, |all: u64| (all / 4).clamp(64, MOST))
+}
+
 /// The one line that a shim says.
 fn listen(stdout: std::process::ChildStdout) -> io::Result<Reply> {
     let mut fds = [PollFd::new(&stdout, PollFlags::IN)];
@@ -339,58 +368,6 @@ fn remove_log(log: &std::path::Path) -> io::Result<()> {
         let rest = file.to_str().and_then(|file| file.strip_prefix(name));
         if rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.')) {
             std::fs::remove_file(entry.path())?;
-        }
-    }
-    Ok(())
-}
-
-/// Whether a container can run here; `own` is the agent's user.
-fn refuse(pod: &EdgeDeployment, container: &Container, own: u32) -> Result<(), Refusal> {
-    let refusal = |reason: &str, message: String| Err(Refusal { reason: reason.to_owned(), message });
-    let image = &container.image;
-    if image != HOST_IMAGE {
-        let message = format!("the process runtime runs programs of the host: set image: {HOST_IMAGE} (got {image})");
-        return refusal("ImageNotSupported", message);
-    }
-    if container.command.is_empty() && container.args.is_empty() {
-        let message = "no command specified: set command, since the process runtime has no image to take one from";
-        return refusal("CreateContainerError", message.to_owned());
-    }
-    if !is_name(&container.name) {
-        return refusal("CreateContainerConfigError", format!("{:?} is not a container's name", container.name));
-    }
-    let user = container.user;
-    if user.non_root && user.uid.unwrap_or(own) == 0 {
-        let message = "container has runAsNonRoot and would run as root: set runAsUser";
-        return refusal("CreateContainerConfigError", message.to_owned());
-    }
-    let other = user.uid.is_some_and(|uid| uid != own) || user.gid.is_some();
-    if own != 0 && (other || pod.fs_group.is_some() || !pod.supplemental_groups.is_empty()) {
-        let message = format!(
-            "the agent runs as user {own} and cannot change users or groups: run it as root, or leave out runAsUser, \
-             runAsGroup, fsGroup and supplementalGroups"
-        );
-        return refusal("CreateContainerConfigError", message);
-    }
-    refuse_mounts(container).map_err(|message| Refusal { reason: "CreateContainerConfigError".to_owned(), message })
-}
-
-fn refuse_mounts(container: &Container) -> Result<(), String> {
-    let mut paths = Vec::with_capacity(container.mounts.len());
-    for mount in &container.mounts {
-        let path = names(&mount.path).map_err(|error| format!("mountPath {}: {error}", mount.path))?;
-        if path.is_empty() {
-            return Err("mountPath /: the process runtime cannot mount a volume there".to_owned());
-        }
-        paths.push((path, &mount.path));
-    }
-    paths.sort();
-    for pair in paths.windows(2) {
-        if pair[1].0.starts_with(&pair[0].0) {
-            return Err(format!(
-                "mountPath {} lies in {}: the process runtime cannot mount one volume below another",
-                pair[1].1, pair[0].1
-            ));
         }
     }
     Ok(())

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::{
     ContainerId, ContainerStart, Exit, ExitCause, Found, FoundState, PodReady, PodSetup, Refusal, Runtime,
-    RuntimeError, Signal, StartError,
+    RuntimeError, Signal, StartError, Started,
 };
 
 /// What one attempt does.
@@ -27,6 +27,8 @@ pub struct Script {
     pub ends: Option<(Duration, i32)>,
     /// How long after TERM it ends, and with which code; `None`: it ignores TERM.
     pub on_term: Option<(Duration, i32)>,
+    /// What of its description does not hold.
+    pub not_enforced: Vec<String>,
 }
 
 /// How a start fails.
@@ -36,6 +38,8 @@ pub enum ScriptedFailure {
     NotCreated(String),
     /// The program could not be started.
     NotStarted(i32, String),
+    /// The runtime itself is at fault: it panics.
+    Panic(String),
 }
 
 impl Script {
@@ -65,12 +69,14 @@ struct World {
     running: BTreeMap<ContainerId, Arc<Process>>,
     prepared: BTreeMap<PodUid, PodSetup>,
     prepare_fails: Option<String>,
+    inventory_fails: Option<String>,
     log: Vec<String>,
     boot: u32,
 }
 
 #[derive(Debug)]
 struct Process {
+    image: String,
     started: Instant,
     script: Script,
     /// When and how it ends, as far as that is decided.
@@ -90,6 +96,11 @@ impl Scripted {
     /// From now on places cannot be made, or can.
     pub fn set_prepare_fails(&self, cause: Option<&str>) {
         self.world().prepare_fails = cause.map(str::to_owned);
+    }
+
+    /// From now on nobody can learn what runs, or everybody can.
+    pub fn set_inventory_fails(&self, cause: Option<&str>) {
+        self.world().inventory_fails = cause.map(str::to_owned);
     }
 
     /// What was done, in order: `prepare a`, `start a-web-0`, `term a-web-0`, `kill …`, `remove …`, `remove a`.
@@ -163,13 +174,17 @@ impl Runtime for Scripted {
     #[expect(clippy::disallowed_methods, reason = "the script's world has tokio's time")]
     async fn inventory(&self) -> Result<Vec<Found>, RuntimeError> {
         let now = Instant::now();
+        if let Some(cause) = &self.world().inventory_fails {
+            let source = std::io::Error::other(cause.clone());
+            return Err(RuntimeError { operation: "list what runs".to_owned(), source });
+        }
         let found = |(id, process): (&ContainerId, &Arc<Process>)| {
             let ended = process.end.borrow().clone().filter(|(at, _)| *at <= now);
             let state = match ended {
                 Some((at, exit)) => FoundState::Ended(Exit { ago: Some(now - at), ..exit }),
                 None => FoundState::Running { started_ago: now.saturating_duration_since(process.started) },
             };
-            Found { id: id.clone(), state }
+            Found { id: id.clone(), image: Some(process.image.clone()), state }
         };
         Ok(self.world().running.iter().map(found).collect())
     }
@@ -186,12 +201,13 @@ impl Runtime for Scripted {
     }
 
     #[expect(clippy::disallowed_methods, reason = "the script's world has tokio's time")]
-    async fn start(&self, start: ContainerStart) -> Result<(), StartError> {
+    async fn start(&self, start: ContainerStart) -> Result<Started, StartError> {
+        let image = start.container().map(|container| container.image.clone()).unwrap_or_default();
         let id = start.id;
         let script = {
             let mut world = self.world();
             if world.running.contains_key(&id) {
-                return Ok(());
+                return Ok(Started::default());
             }
             world.log.push(format!("start {id}"));
             let scripts = world.scripts.get(&id.name).map(Vec::as_slice).unwrap_or_default();
@@ -206,13 +222,15 @@ impl Runtime for Scripted {
             Some(ScriptedFailure::NotStarted(code, message)) => {
                 Err(StartError::NotStarted { code: *code, message: message.clone() })
             }
+            Some(ScriptedFailure::Panic(message)) => panic!("{message}"),
             None => {
-                let process = Process { started: Instant::now(), script, end: watch::Sender::new(None) };
+                let not_enforced = script.not_enforced.clone();
+                let process = Process { image, started: Instant::now(), script, end: watch::Sender::new(None) };
                 if let Some((after, code)) = process.script.ends {
                     process.end_at(process.started + after, code, None);
                 }
                 self.world().running.insert(id, Arc::new(process));
-                Ok(())
+                Ok(Started { not_enforced })
             }
         }
     }

@@ -32,6 +32,8 @@ pub(crate) const KILL: u8 = b'K';
 /// What to run, and how. Comes in on the shim's stdin.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Spec {
+    /// As the pod wrote it.
+    pub(crate) image: String,
     pub(crate) launch: Launch,
     pub(crate) log: PathBuf,
     pub(crate) log_max_bytes: u64,
@@ -76,18 +78,14 @@ pub(crate) struct CgroupSpec {
 /// What became of the start. Goes out on the shim's stdout, once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Reply {
-    Started,
+    /// The limits that the program runs without, and why.
+    Started { not_enforced: Vec<String> },
     /// Another shim holds, or held, this attempt.
     Taken,
     /// The program could not be started; `exit.json` says so too.
-    NotStarted {
-        code: i32,
-        message: String,
-    },
+    NotStarted { code: i32, message: String },
     /// There is no container.
-    Failed {
-        message: String,
-    },
+    Failed { message: String },
 }
 
 /// `state.json`.
@@ -98,6 +96,12 @@ pub(crate) struct StateFile {
     pub(crate) program: Identity,
     /// Since boot.
     pub(crate) started: Duration,
+    /// The image that was started.
+    #[serde(default)]
+    pub(crate) image: Option<String>,
+    /// The container's own directories in the cgroup hierarchies.
+    #[serde(default)]
+    pub(crate) cgroups: Vec<PathBuf>,
 }
 
 /// `exit.json`.

@@ -93,7 +93,7 @@ fn hold(dir: &Path) -> Result<(), Refused> {
     draft_exit(dir).or_refuse("take the space for the exit")?;
     let log = LogFile::open(&spec.log, spec.log_max_bytes, spec.log_max_files).or_refuse("open the log")?;
     let cgroup = spec.cgroup.as_ref().map(Cgroup::make).unwrap_or_default();
-    let held = launch(dir, spec.launch, &cgroup);
+    let held = launch(dir, spec.image, spec.launch, &cgroup);
     let Held { pid, started, stdout, stderr } = match held {
         Err(Refused::NotStarted(failure)) => {
             finish_unstarted(dir, &failure);
@@ -109,7 +109,7 @@ fn hold(dir: &Path) -> Result<(), Refused> {
         }
         Ok(held) => held,
     };
-    say(&Reply::Started);
+    say(&Reply::Started { not_enforced: cgroup.not_enforced().to_vec() });
     let_go_of_streams();
 
     let mut output = Output {
@@ -172,7 +172,7 @@ struct Held {
     stderr: io::PipeReader,
 }
 
-fn launch(dir: &Path, mut spec: Launch, cgroup: &Cgroup) -> Result<Held, Refused> {
+fn launch(dir: &Path, image: String, mut spec: Launch, cgroup: &Cgroup) -> Result<Held, Refused> {
     spec.cgroup_procs = cgroup.procs();
     let (mut ours, theirs) = UnixStream::pair().or_refuse("make a socket")?;
     let (stdout, stdout_end) = io::pipe().or_refuse("make a pipe")?;
@@ -191,6 +191,8 @@ fn launch(dir: &Path, mut spec: Launch, cgroup: &Cgroup) -> Result<Held, Refused
         shim: Identity::of(rustix::process::getpid()).or_refuse("read /proc")?,
         program: Identity::of(pid).or_refuse("read /proc")?,
         started,
+        image: Some(image),
+        cgroups: cgroup.dirs().to_vec(),
     };
     // Before the program is one: whoever finds a program running also finds whose it is.
     files::write(&dir.join(STATE), &state).or_refuse("write the state")?;

@@ -17,7 +17,7 @@ use hawser_wire::{DeviceTime, PodUid};
 
 use self::record::{Activity, BackOff, Container, Outcome, Policy, Record, Role, doubled, millis};
 use crate::desired::Deployment;
-use crate::runtime::{ContainerId, Exit, ExitCause, Found, FoundState, PodReady, Refusal, Signal};
+use crate::runtime::{ContainerId, Exit, ExitCause, Found, FoundState, PodReady, Refusal, Signal, Started};
 use crate::workloads::plan::Order;
 
 mod record;
@@ -100,7 +100,7 @@ pub enum Event {
     /// The answer to [`Effect::Prepare`].
     Prepared(Result<PodReady, String>),
     /// The answer to [`Effect::Start`].
-    Started(ContainerId, Result<(), StartProblem>),
+    Started(ContainerId, Result<Started, StartProblem>),
     /// The answer to [`Effect::Watch`].
     Ended(ContainerId, Exit),
     /// The answer to [`Effect::RemovePod`].
@@ -305,7 +305,8 @@ impl Lifecycle {
                 None => Container::new(&described.name, role),
             };
             container.role = role;
-            // The image of what runs is compared later; one that nobody remembers is taken to be the right one.
+            // The image of what runs is compared later; one that neither the record nor the runtime remembers is taken to be
+            // the right one, since nothing is stopped for what was forgotten.
             if container.image.is_empty() || (!container.is_alive() && container.image != described.image) {
                 container.image.clone_from(&described.image);
                 container.back_off = None;
@@ -329,7 +330,7 @@ impl Lifecycle {
         self.record.epoch = Some(epoch);
         self.inventory_known = true;
         found.sort_by_key(|found| found.id.attempt);
-        for Found { id, state } in found {
+        for Found { id, image, state } in found {
             let at = self.position_or_new(&id.name);
             let container = &mut self.record.containers[at];
             match container.attempt {
@@ -347,7 +348,12 @@ impl Lifecycle {
                     }
                     container.attempt = Some(id.attempt);
                     container.since = None;
+                    // The record told of another attempt.
+                    container.image.clear();
                 }
+            }
+            if container.image.is_empty() {
+                container.image = image.unwrap_or_default();
             }
             match state {
                 FoundState::Running { started_ago } => {
@@ -424,13 +430,13 @@ impl Lifecycle {
         }
     }
 
-    fn started(&mut self, now: u64, id: &ContainerId, result: Result<(), StartProblem>, out: &mut Effects) {
+    fn started(&mut self, now: u64, id: &ContainerId, result: Result<Started, StartProblem>, out: &mut Effects) {
         let Some(container) = self.current(id) else { return };
         if container.activity != Activity::Starting {
             return;
         }
         match result {
-            Ok(()) => {
+            Ok(Started { not_enforced }) => {
                 // A slow start (a pull) is worth another write; a fast one is not, and the time of the decision is
                 // close enough, and the same after every restart of the agent.
                 if container.since.is_none_or(|since| now.saturating_sub(since) > 1_000) {
@@ -440,6 +446,11 @@ impl Lifecycle {
                 out.event(Some(&id.name), false, "Created", "Container created");
                 out.event(Some(&id.name), false, "Started", "Container started");
                 out.push(Effect::Watch(id.clone()));
+                // Told once, not at every restart.
+                if !not_enforced.is_empty() && container.not_enforced != not_enforced {
+                    out.event(Some(&id.name), true, "NotEnforced", &not_enforced.join("; "));
+                    container.not_enforced = not_enforced;
+                }
             }
             Err(StartProblem::Refused(Refusal { reason, message })) => {
                 out.event(Some(&id.name), true, "Failed", &message);

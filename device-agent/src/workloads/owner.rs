@@ -21,9 +21,10 @@ use super::expand::{HostFacts, expand_container};
 use super::lifecycle::{Effect, Event, Lifecycle, Resync, StartProblem};
 use super::plan::Order;
 use super::store::WorkloadStore;
-use super::{Clock, Parts};
+use super::{Clock, INVENTORY_PAUSE, Parts};
 use crate::runtime::{
-    ContainerId, ContainerStart, Found, PodReady, PodSetup, Refusal, Runtime, RuntimeError, StartError, VolumeFile,
+    ContainerId, ContainerStart, Found, PodReady, PodSetup, Refusal, Runtime, RuntimeError, StartError, Started,
+    VolumeFile,
 };
 
 /// How many events wait for a full report queue. Older ones are dropped: the latest status tells the same story.
@@ -115,7 +116,7 @@ impl<R: Runtime, S: WorkloadStore> Owner<R, S> {
 
     pub(super) async fn run(mut self, beginning: Beginning) {
         let stop = self.stop.clone();
-        let Some(Some(found)) = stop.run_until_cancelled(self.begin(beginning)).await else { return };
+        let Some(found) = stop.run_until_cancelled(self.begin(beginning)).await else { return };
         let epoch = self.runtime.epoch();
         let addresses = self.host.borrow_and_update().addresses.clone();
         self.resync.borrow_and_update();
@@ -130,13 +131,13 @@ impl<R: Runtime, S: WorkloadStore> Owner<R, S> {
         stopped.await;
     }
 
-    /// Makes the lifecycle of what is known, and says what runs; `None` if that cannot be found out.
-    async fn begin(&mut self, beginning: Beginning) -> Option<Vec<Found>> {
+    /// Makes the lifecycle of what is known, and says what runs. Cancel-safe: it changes nothing in the world.
+    async fn begin(&mut self, beginning: Beginning) -> Vec<Found> {
         match beginning {
-            Beginning::New => Some(Vec::new()),
+            Beginning::New => Vec::new(),
             Beginning::Found(found) => {
                 info!("adopting containers without a record");
-                Some(found)
+                found
             }
             Beginning::Recovered { record, found } => {
                 match Lifecycle::recover(self.uid.clone(), self.runtime.scheme(), &record) {
@@ -152,7 +153,7 @@ impl<R: Runtime, S: WorkloadStore> Owner<R, S> {
                         );
                     }
                 }
-                Some(found)
+                found
             }
             Beginning::AfterFailure => {
                 self.warn_of(
@@ -160,10 +161,33 @@ impl<R: Runtime, S: WorkloadStore> Owner<R, S> {
                     "the task that looks after this pod failed; another one takes over",
                 );
                 tokio::time::sleep(AFTER_FAILURE).await;
-                let found = self.runtime.inventory().await;
-                let found = found.inspect_err(|error| warn!(error = error.line(), "cannot learn what runs")).ok()?;
-                Some(found.into_iter().filter(|found| found.id.pod == self.uid).collect())
+                self.found_again().await
             }
+        }
+    }
+
+    /// What runs of this pod; asked until there is an answer, since without one nothing may be started or stopped, and
+    /// without an owner nobody would ever do so.
+    async fn found_again(&mut self) -> Vec<Found> {
+        let mut pause = AFTER_FAILURE;
+        let mut said = false;
+        loop {
+            match self.runtime.inventory().await {
+                Ok(found) => return found.into_iter().filter(|found| found.id.pod == self.uid).collect(),
+                Err(error) => {
+                    warn!(error = error.line(), "cannot learn what runs; it is asked again");
+                    if !std::mem::replace(&mut said, true) {
+                        self.warn_of("RuntimeUnavailable", &format!("cannot learn what runs: {}", error.line()));
+                    }
+                    // It may take long, and people should know meanwhile.
+                    while let (Some(item), Ok(room)) = (self.waiting.front(), self.reports.try_reserve()) {
+                        room.send(item.clone());
+                        self.waiting.pop_front();
+                    }
+                }
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(INVENTORY_PAUSE);
         }
     }
 
@@ -411,7 +435,7 @@ async fn start<R: Runtime>(
     spec: Arc<EdgeDeployment>,
     host: &HostFacts,
     own: Option<&[String]>,
-) -> Result<(), StartProblem> {
+) -> Result<Started, StartProblem> {
     let Some((container, _)) = spec.all_containers().find(|(container, _)| container.name == id.name) else {
         return Err(StartProblem::NotCreated(format!("the pod has no container {}", id.name)));
     };

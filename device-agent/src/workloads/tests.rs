@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::desired::{Deployment, DesiredPod, DesiredWish};
-use crate::runtime::scripted::{Script, Scripted};
+use crate::runtime::scripted::{Script, Scripted, ScriptedFailure};
 use hawser_wire::ContentHash;
 
 struct World {
@@ -232,6 +232,34 @@ async fn a_pod_that_leaves_the_set_leaves_nothing_and_may_come_back() {
     world.said(1).await;
     let log = world.runtime.log();
     assert_eq!(log, ["prepare a", "start a-web-0", "term a-web-0", "remove a", "prepare a", "start a-web-0"]);
+    world.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_owner_that_fails_is_followed_by_one_that_asks_until_it_knows_what_runs() {
+    let mut world = World::new();
+    let fault = Script { start_fails: Some(ScriptedFailure::Panic("a fault".into())), ..Script::server() };
+    let ends = Script::ends_after(Duration::from_secs(5), 1);
+    world.runtime.script("web", vec![ends, fault.clone(), Script::server()]);
+    world.start(8);
+    world.run(&pod("a"));
+    world.said(4).await;
+    world.runtime.set_inventory_fails(Some("the engine is away"));
+    let said = world.said(1_000).await;
+    for told in ["WorkloadOwnerFailed", "RuntimeUnavailable"] {
+        assert_eq!(reasons(&said).iter().filter(|reason| **reason == told).count(), 1, "{told}");
+    }
+    assert!(!reports(&said).iter().any(|report| report.containers[0].restart_count > 0));
+    // The attempt that failed is made again, since nobody can tell that it was tried; then all is well.
+    world.runtime.script("web", vec![Script::server()]);
+    world.runtime.set_inventory_fails(None);
+    let said = world.said(100).await;
+    let last = *reports(&said).last().unwrap();
+    assert_eq!((last.phase, last.containers[0].restart_count), (Phase::Running, 1));
+    // And it is heard.
+    world.pods.clear();
+    world.publish();
+    assert!(world.said(60).await.iter().any(|item| matches!(item, ReportItem::Gone(_))));
     world.stop().await;
 }
 

@@ -3,6 +3,8 @@
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use device_agent::runtime::Runtime;
+use device_agent::runtime::process::Process;
 use hawser_wire::deployment::RestartPolicy;
 use hawser_wire::report::ContainerState;
 use rustix::process::Signal;
@@ -148,6 +150,33 @@ async fn a_pid_that_belongs_to_somebody_else_now_is_not_taken_for_ours() {
     device.start();
     let end = device.run_to_end(&spec).await;
     assert_eq!((end.exit_code, end.reason.as_str()), (137, "ContainerStatusUnknown"));
+    device.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_started_is_known_without_a_record_and_a_shim_of_an_earlier_version_is_adopted() {
+    let mut device = Device::new();
+    device.start();
+    device.run(&pod("web", RestartPolicy::Always, shell("exec sleep 1000")));
+    device.until_running("web").await;
+    device.stop().await;
+    std::fs::remove_file(device.dir.path().join("records/web")).unwrap();
+    let images = async |device: &Device| -> Vec<Option<String>> {
+        let found = Process::new(device.config.clone()).inventory().await.unwrap();
+        found.into_iter().map(|found| found.image).collect()
+    };
+    assert_eq!(images(&device).await, [Some("host".to_owned())]);
+    // Earlier versions wrote less.
+    let state = device.place("web").join("containers/main/0/state.json");
+    let text = std::fs::read_to_string(&state).unwrap();
+    let earlier = text.split(",\"image\"").next().unwrap().to_owned() + "}";
+    std::fs::write(&state, earlier).unwrap();
+    assert_eq!(images(&device).await, [None]);
+    device.start();
+    device.until_running("web").await;
+    assert_eq!(device.restarts("web"), 0);
+    device.unwant("web");
+    device.until("it to go", |device| !device.place("web").exists()).await;
     device.stop().await;
 }
 

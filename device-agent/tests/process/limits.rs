@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
-use hawser_wire::deployment::{Container, Resources, RestartPolicy};
+use hawser_wire::deployment::{Container, EmptyDir, Mount, Resources, RestartPolicy, Volume, VolumeSource};
 use hawser_wire::report::ContainerState;
 
 use crate::world::*;
@@ -130,6 +130,43 @@ async fn a_memory_limit_is_told_as_such() {
             .map_or(0, |entries| entries.filter(|entry| entry.as_ref().unwrap().path().is_dir()).count());
         assert_eq!(left, 0, "{}", dir.display());
         let _ = std::fs::remove_dir(dir);
+    }
+    device.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_not_enforced_is_told_once_by_its_name() {
+    let mut device = Device::new();
+    device.config.cgroup = None;
+    device.start();
+    let resources =
+        Resources { memory_limit_bytes: Some(16 << 20), cpu_limit_millis: Some(500), ..Resources::default() };
+    let mount =
+        |read_only| Mount { volume: "v".into(), path: "/v".into(), read_only, sub_path: None, sub_path_expr: false };
+    let volume = |size_limit| Volume {
+        name: "v".into(),
+        source: VolumeSource::EmptyDir(EmptyDir { memory: false, size_limit }),
+    };
+    let mut asks =
+        pod("asks", RestartPolicy::OnFailure, Container { resources, ..shell("test -e x || { >x; exit 1; }") });
+    asks.containers[0].mounts = vec![mount(true)];
+    asks.volumes = vec![volume(Some(1 << 20))];
+    assert_eq!(device.run_to_end(&asks).await.exit_code, 0);
+    assert_eq!(device.restarts("asks"), 1);
+    let mut modest = pod("modest", RestartPolicy::Never, shell("exit 0"));
+    modest.containers[0].mounts = vec![mount(false)];
+    modest.volumes = vec![volume(None)];
+    device.run_to_end(&modest).await;
+    let told: Vec<_> = device.events.iter().filter(|event| event.reason == "NotEnforced").collect();
+    let [event] = told[..] else { panic!("{told:?}") };
+    assert!(event.warning && event.pod == Some(uid("asks")) && event.container.as_deref() == Some("main"));
+    for words in [
+        "resources.limits.cpu is not enforced: the agent is set up without cgroups",
+        "resources.limits.memory is not enforced",
+        "readOnly of the mount at /v is not enforced",
+        "sizeLimit of volume v is not enforced",
+    ] {
+        assert!(event.message.contains(words), "{}", event.message);
     }
     device.stop().await;
 }

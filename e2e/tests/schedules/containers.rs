@@ -117,7 +117,7 @@ impl Containers {
                 }
                 None => FoundState::Running { started_ago: Duration::from_millis(now - process.since) },
             };
-            Found { id: id.clone(), state }
+            Found { id: id.clone(), image: Some(process.image.clone()), state }
         };
         self.processes.iter().map(found).collect()
     }

@@ -10,7 +10,7 @@ use device_agent::desired::DesiredSet;
 use device_agent::ledger::{Change, ClockRecord, Recovered, Urgency};
 use device_agent::link::session::Credentials;
 use device_agent::link::{Brain, BrainConfig, Input, Moment, Note, Output};
-use device_agent::runtime::{ContainerId, Found, PodReady};
+use device_agent::runtime::{ContainerId, Found, PodReady, Started};
 use device_agent::workloads::lifecycle::{Effect, Event, Lifecycle, Resync};
 use device_agent::workloads::plan::{Order, plan};
 use hawser_wire::report::{DeviceEvent, NodeFacts, ReportItem, Resource, WorkloadReport};
@@ -563,7 +563,7 @@ impl World {
         if self.agent.as_ref().is_some_and(|agent| agent.life == life) {
             self.launch(&id);
             let uid = id.pod.clone();
-            self.tell_owner(&uid, Event::Started(id, Ok(())));
+            self.tell_owner(&uid, Event::Started(id, Ok(Started::default())));
         }
     }
 

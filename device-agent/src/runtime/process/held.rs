@@ -116,19 +116,28 @@ pub(super) fn inventory(places: &Places, boot: &str) -> Result<Vec<Found>, Runti
     for uid in entries(&places.root)?.iter().filter_map(|name| PodUid::new(name).ok()) {
         for id in attempts(places, &uid)? {
             let dir = places.attempt(&id);
+            let mut image = None;
             let state = match look(&dir, boot) {
                 Held::Nothing => continue,
                 Held::Beginning => FoundState::Running { started_ago: Duration::ZERO },
-                Held::Running(state) => FoundState::Running { started_ago: since_boot().saturating_sub(state.started) },
+                Held::Running(state) => {
+                    image = state.image;
+                    FoundState::Running { started_ago: since_boot().saturating_sub(state.started) }
+                }
                 Held::Ended(exit) => {
                     if let Ok(Some(state)) = files::read::<StateFile>(&dir.join(STATE)) {
                         reap(state.shim);
+                        image = state.image;
                     }
                     FoundState::Ended(exit.exit(boot))
                 }
-                Held::Lost(state) => FoundState::Ended(bury(&dir, boot, &state).exit(boot)),
+                Held::Lost(state) => {
+                    let exit = bury(&dir, boot, &state);
+                    image = state.image;
+                    FoundState::Ended(exit.exit(boot))
+                }
             };
-            found.push(Found { id, state });
+            found.push(Found { id, image, state });
         }
     }
     Ok(found)

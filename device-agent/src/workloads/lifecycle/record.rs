@@ -84,6 +84,9 @@ pub(super) struct Container {
     pub(super) back_off: Option<BackOff>,
     /// It is started again at once and whatever the policy says: its definition or its epoch has changed.
     pub(super) afresh: bool,
+    /// What of its description does not hold here, as it was told last.
+    #[serde(default)]
+    pub(super) not_enforced: Vec<String>,
     /// What it is doing; found out again after a restart of the agent.
     #[serde(skip)]
     pub(super) activity: Activity,
@@ -167,6 +170,7 @@ impl Container {
             last: None,
             back_off: None,
             afresh: false,
+            not_enforced: Vec::new(),
             activity: Activity::Idle,
             create_delay: 0,
         }

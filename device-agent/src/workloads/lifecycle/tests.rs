@@ -62,6 +62,7 @@ pub(super) struct Sim {
     pub(super) running: Vec<ContainerId>,
     start_problem: Option<StartProblem>,
     prepare_problem: Option<String>,
+    not_enforced: Vec<String>,
 }
 
 impl Sim {
@@ -73,7 +74,15 @@ impl Sim {
     }
 
     fn empty(life: Lifecycle) -> Self {
-        Self { life, now: 1_000_000, log: vec![], running: vec![], start_problem: None, prepare_problem: None }
+        Self {
+            life,
+            now: 1_000_000,
+            log: vec![],
+            running: vec![],
+            start_problem: None,
+            prepare_problem: None,
+            not_enforced: vec![],
+        }
     }
 
     /// The agent is killed and started again; what runs goes on.
@@ -108,7 +117,8 @@ impl Sim {
             }
             Effect::Start(id, _) => {
                 self.log.push(format!("start {}", short(&id)));
-                let result = self.start_problem.clone().map_or(Ok(()), Err);
+                let result =
+                    self.start_problem.clone().map_or(Ok(Started { not_enforced: self.not_enforced.clone() }), Err);
                 if result.is_ok() {
                     self.running.push(id.clone());
                 }
@@ -196,11 +206,11 @@ fn id(name: &str, attempt: u32) -> ContainerId {
 }
 
 fn still_running(name: &str, attempt: u32) -> Found {
-    Found { id: id(name, attempt), state: FoundState::Running { started_ago: Duration::from_secs(5) } }
+    Found { id: id(name, attempt), image: None, state: FoundState::Running { started_ago: Duration::from_secs(5) } }
 }
 
 fn has_ended(name: &str, attempt: u32, exit: Exit) -> Found {
-    Found { id: id(name, attempt), state: FoundState::Ended(exit) }
+    Found { id: id(name, attempt), image: None, state: FoundState::Ended(exit) }
 }
 
 #[test]
@@ -508,6 +518,61 @@ fn without_a_record_what_runs_is_adopted_with_its_restart_count() {
 }
 
 #[test]
+fn without_a_record_what_was_started_is_what_the_runtime_says_it_was() {
+    let spec = pod(RestartPolicy::Always, vec![], vec![container("a")]);
+    let running = |image: Option<&str>| Found { image: image.map(str::to_owned), ..still_running("a", 4) };
+    for (image, done) in [
+        (Some("host"), vec!["prepare"]),
+        (Some("host:old"), vec!["prepare", "term a-4"]),
+        // Nobody remembers: nothing is stopped for that.
+        (None, vec!["prepare"]),
+    ] {
+        let mut sim = Sim::empty(Lifecycle::new(uid(), "process"));
+        sim.tell(Event::Inventory { epoch: "boot-1".into(), found: vec![running(image)] });
+        sim.run(&spec);
+        assert_eq!(sim.take_log(), done, "{image:?}");
+        assert_eq!(sim.report().containers[0].image, image.unwrap_or("host"));
+    }
+}
+
+#[test]
+fn a_record_older_than_what_runs_does_not_speak_for_its_image() {
+    let spec = pod(RestartPolicy::Always, vec![], vec![Described { image: "host:1".into(), ..container("a") }]);
+    let newer = pod(RestartPolicy::Always, vec![], vec![Described { image: "host:2".into(), ..container("a") }]);
+    for image in [Some("host:2".to_owned()), None] {
+        let mut sim = Sim::new(&spec).restarted("boot-1", vec![Found { image, ..still_running("a", 1) }]);
+        sim.run(&newer);
+        assert_eq!(sim.take_log(), ["prepare"]);
+        assert_eq!(sim.report().containers[0].image, "host:2");
+    }
+}
+
+#[test]
+fn what_does_not_hold_is_told_once_and_again_when_it_is_something_else() {
+    let spec = pod(RestartPolicy::Always, vec![], vec![container("a")]);
+    let mut sim = Sim::empty(Lifecycle::new(uid(), "process"));
+    sim.not_enforced = vec!["limits.cpu: run as root".into(), "limits.memory: run as root".into()];
+    sim.tell(Event::Inventory { epoch: "boot-1".into(), found: vec![] });
+    sim.run(&spec);
+    let told = |sim: &mut Sim| sim.events().into_iter().filter(|event| event.starts_with("NotEnforced")).count();
+    assert!(sim.events().contains(&"NotEnforced: limits.cpu: run as root; limits.memory: run as root"));
+    sim.log.clear();
+    sim.end("a", 1);
+    sim.pass(1_000);
+    assert_eq!((sim.report().containers[0].restart_count, told(&mut sim)), (1, 0));
+    // Neither after a restart of the agent.
+    let mut sim = sim.restarted("boot-1", vec![has_ended("a", 1, exit(1))]);
+    sim.not_enforced = vec!["limits.cpu: run as root".into(), "limits.memory: run as root".into()];
+    sim.run(&spec);
+    sim.pass(1_000_000);
+    assert_eq!((sim.report().containers[0].restart_count, told(&mut sim)), (2, 0));
+    sim.not_enforced = vec!["limits.cpu: no such controller".into()];
+    sim.end("a", 1);
+    sim.pass(1_000_000);
+    assert_eq!((sim.report().containers[0].restart_count, told(&mut sim)), (3, 1));
+}
+
+#[test]
 fn without_an_order_nothing_is_started_or_stopped() {
     let spec = pod(RestartPolicy::Always, vec![], vec![container("a"), container("b")]);
     let sim = Sim::new(&spec);
@@ -666,7 +731,11 @@ mod faults {
                 None => FoundState::Running { started_ago: Duration::ZERO },
                 Some(exit) => FoundState::Ended(exit.clone()),
             };
-            let found = self.containers.iter().map(|(id, exit)| Found { id: id.clone(), state: state(exit) }).collect();
+            let found = self
+                .containers
+                .iter()
+                .map(|(id, exit)| Found { id: id.clone(), image: None, state: state(exit) })
+                .collect();
             self.tell(Event::Inventory { epoch: format!("boot-{}", self.boot), found });
             self.tell(Event::Order(Order::Run(deployment(&self.spec))));
         }
@@ -708,7 +777,7 @@ mod faults {
                     let others = self.containers.iter().filter(|(other, exit)| other.name == id.name && exit.is_none());
                     assert_eq!(others.filter(|(other, _)| **other != id).count(), 0, "{id} is started beside another");
                     self.containers.entry(id.clone()).or_insert(None);
-                    Some(Event::Started(id, Ok(())))
+                    Some(Event::Started(id, Ok(Started::default())))
                 }
                 Effect::Watch(id) => {
                     let exit = self.containers.get(&id).cloned().unwrap_or_else(|| Some(Exit::lost("")));

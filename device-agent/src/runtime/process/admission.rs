@@ -1,0 +1,93 @@
+//! What can run here, and what of it holds. Pure.
+
+use hawser_wire::deployment::{Container, EdgeDeployment, VolumeSource};
+
+use super::HOST_IMAGE;
+use super::beneath::{is_name, names};
+use crate::runtime::Refusal;
+
+/// Whether a container can run here; `own` is the agent's user.
+pub(super) fn refuse(pod: &EdgeDeployment, container: &Container, own: u32) -> Result<(), Refusal> {
+    let refusal = |reason: &str, message: String| Err(Refusal { reason: reason.to_owned(), message });
+    let image = &container.image;
+    if image != HOST_IMAGE {
+        let message = format!("the process runtime runs programs of the host: set image: {HOST_IMAGE} (got {image})");
+        return refusal("ImageNotSupported", message);
+    }
+    if container.command.is_empty() && container.args.is_empty() {
+        let message = "no command specified: set command, since the process runtime has no image to take one from";
+        return refusal("CreateContainerError", message.to_owned());
+    }
+    if !is_name(&container.name) {
+        return refusal("CreateContainerConfigError", format!("{:?} is not a container's name", container.name));
+    }
+    let user = container.user;
+    if user.non_root && user.uid.unwrap_or(own) == 0 {
+        let message = "container has runAsNonRoot and would run as root: set runAsUser";
+        return refusal("CreateContainerConfigError", message.to_owned());
+    }
+    let other = user.uid.is_some_and(|uid| uid != own) || user.gid.is_some();
+    if own != 0 && (other || pod.fs_group.is_some() || !pod.supplemental_groups.is_empty()) {
+        let message = format!(
+            "the agent runs as user {own} and cannot change users or groups: run it as root, or leave out runAsUser, \
+             runAsGroup, fsGroup and supplementalGroups"
+        );
+        return refusal("CreateContainerConfigError", message);
+    }
+    refuse_mounts(container).map_err(|message| Refusal { reason: "CreateContainerConfigError".to_owned(), message })
+}
+
+fn refuse_mounts(container: &Container) -> Result<(), String> {
+    let mut paths = Vec::with_capacity(container.mounts.len());
+    for mount in &container.mounts {
+        let path = names(&mount.path).map_err(|error| format!("mountPath {}: {error}", mount.path))?;
+        if path.is_empty() {
+            return Err("mountPath /: the process runtime cannot mount a volume there".to_owned());
+        }
+        paths.push((path, &mount.path));
+    }
+    paths.sort();
+    for pair in paths.windows(2) {
+        if pair[1].0.starts_with(&pair[0].0) {
+            return Err(format!(
+                "mountPath {} lies in {}: the process runtime cannot mount one volume below another",
+                pair[1].1, pair[0].1
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// What of a container's description this runtime can never enforce, and of its limits if `no_cgroups` says why there are
+/// none.
+pub(super) fn not_enforced(pod: &EdgeDeployment, container: &Container, no_cgroups: Option<&str>) -> Vec<String> {
+    const NO_MOUNTS: &str = "is not enforced: the process runtime links volumes and does not mount them; leave it out, or \
+                             take a device whose runtime has containers";
+    let mut told = Vec::new();
+    for (field, asked) in limits(container) {
+        if let (Some(why), true) = (no_cgroups, asked) {
+            told.push(format!("{field} is not enforced: {why}"));
+        }
+    }
+    for mount in &container.mounts {
+        let volume = pod.volumes.iter().find(|volume| volume.name == mount.volume);
+        // Files that the bridge gives belong to the agent's user, and what is changed in them is put right.
+        let Some(VolumeSource::EmptyDir(empty)) = volume.map(|volume| &volume.source) else { continue };
+        if mount.read_only {
+            told.push(format!("readOnly of the mount at {} {NO_MOUNTS}", mount.path));
+        }
+        if empty.size_limit.is_some() {
+            told.push(format!("sizeLimit of volume {} {NO_MOUNTS}", mount.volume));
+        }
+    }
+    told
+}
+
+/// The limits that a container may ask for, and whether it does.
+fn limits(container: &Container) -> [(&'static str, bool); 2] {
+    let limits = &container.resources;
+    [
+        ("resources.limits.cpu", limits.cpu_limit_millis.is_some()),
+        ("resources.limits.memory", limits.memory_limit_bytes.is_some()),
+    ]
+}
