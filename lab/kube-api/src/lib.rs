@@ -23,6 +23,7 @@ mod discovery;
 mod faults;
 mod http;
 mod kubeconfig;
+mod kubelet;
 mod object;
 mod openapi;
 mod operations;
@@ -57,6 +58,7 @@ pub use crate::server::TlsError;
 
 use crate::auth::authority::Authority;
 use crate::kubeconfig::Credentials;
+use crate::kubelet::Kubelets;
 use crate::persist::Journal;
 use crate::server::Shared;
 use crate::store::{Limits, Store};
@@ -74,6 +76,8 @@ pub struct Config {
     pub max_watches: usize,
     /// How often a quiet watch that wants bookmarks gets one.
     pub bookmark_every: Duration,
+    /// The types of node addresses by which to reach kubelets, the most preferred first.
+    pub kubelet_addresses: Vec<String>,
 }
 
 impl Default for Config {
@@ -84,10 +88,13 @@ impl Default for Config {
             history: 8192,
             max_watches: 4096,
             bookmark_every: Duration::from_secs(15),
+            kubelet_addresses: KUBELET_ADDRESSES.map(str::to_owned).to_vec(),
         }
     }
 }
 
+/// The order of address types that the real server has when nobody sets another one.
+const KUBELET_ADDRESSES: [&str; 5] = ["Hostname", "InternalDNS", "InternalIP", "ExternalDNS", "ExternalIP"];
 /// How many changes a watch may lag behind before it is dropped.
 const WATCH_QUEUE: usize = 2048;
 
@@ -164,8 +171,10 @@ impl KubeApi {
             None => None,
         };
         let admin = authority.client(auth::ADMIN, Some(auth::MASTERS))?;
+        let kubelets = Kubelets::new(&authority, config.kubelet_addresses)?;
         let shared = Arc::new(Shared {
             store,
+            kubelets,
             authority,
             faults: faults::Faults::default(),
             address,
@@ -243,6 +252,11 @@ impl KubeApi {
     /// Orders the next matching request to be refused with this status.
     pub fn fail_next(&self, matcher: Matcher, status: u16) {
         self.inject(matcher, Fault::Refuse { status, retry_after: None }, 1);
+    }
+
+    /// How many connections to kubelets there are: logs that are followed, commands that run, ports that are forwarded.
+    pub fn kubelet_connections(&self) -> usize {
+        self.shared.kubelets.open()
     }
 
     /// Takes all faults back that have not struck yet.

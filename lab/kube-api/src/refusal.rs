@@ -164,12 +164,51 @@ impl Refusal {
         Self::new(500, "InternalError", format!("Internal error occurred: {}", message.into()))
     }
 
+    /// An error that the real server does not sort into its kinds: whatever a library told it.
+    pub(crate) fn unclassified(message: impl Into<String>) -> Self {
+        Self::new(500, "", message)
+    }
+
+    /// What the real server makes of a kubelet's refusal. It keeps the kubelet's words for some of them only.
+    pub(crate) fn of_kubelet(code: u16, words: &str, what: &str, name: &str) -> Self {
+        let (reason, message) = match code {
+            400 => return Self::bad_request(words),
+            500 => return Self::internal(words),
+            401 => ("Unauthorized", "the server has asked for the client to provide credentials".to_owned()),
+            403 => ("Forbidden", words.to_owned()),
+            404 => ("NotFound", "the server could not find the requested resource".to_owned()),
+            405 => ("MethodNotAllowed", "the server does not allow this method on the requested resource".to_owned()),
+            409 => ("Conflict", "the server reported a conflict".to_owned()),
+            422 => ("Invalid", "the server rejected our request due to an error in our request".to_owned()),
+            429 => {
+                let message = "the server has received too many requests and has asked us to try again later";
+                ("TooManyRequests", message.to_owned())
+            }
+            503 => ("ServiceUnavailable", "the server is currently unable to handle the request".to_owned()),
+            504 => {
+                let message = "the server was unable to return a response in the time allotted, but may still be processing the request";
+                ("Timeout", message.to_owned())
+            }
+            code if code >= 500 => (
+                "InternalError",
+                format!("an error on the server ({words:?}) has prevented the request from succeeding"),
+            ),
+            code => {
+                ("", format!("the server responded with the status code {code} but did not return more information"))
+            }
+        };
+        Self::new(code, reason, format!("{message} ( {what} {name})")).about("", what, name)
+    }
+
     /// The `Status` object of the answer.
     pub(crate) fn to_status(&self) -> Value {
         let mut status = json!({
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-            "message": self.message, "reason": self.reason, "code": self.code,
+            "message": self.message, "code": self.code,
         });
+        if !self.reason.is_empty() {
+            status["reason"] = json!(self.reason);
+        }
         if let Some(details) = &self.details {
             status["details"] = (**details).clone();
         }

@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::http::Request;
+use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -22,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::auth::authority::{Authority, AuthorityError};
 use crate::faults::Faults;
 use crate::http;
+use crate::kubelet::{Kubelets, Peer};
 use crate::store::Store;
 
 /// Connections beyond this wait in the kernel's queue.
@@ -36,6 +39,7 @@ pub(crate) struct Shared {
     pub(crate) store: Arc<Store>,
     pub(crate) authority: Authority,
     pub(crate) faults: Faults,
+    pub(crate) kubelets: Kubelets,
     pub(crate) address: SocketAddr,
     pub(crate) stop: CancellationToken,
     pub(crate) bookmark_every: Duration,
@@ -124,6 +128,7 @@ pub(crate) async fn run(listener: TcpListener, acceptor: TlsAcceptor, shared: Ar
     if drained.is_err() {
         connections.shutdown().await;
     }
+    shared.kubelets.close(DRAIN).await;
 }
 
 async fn accept(
@@ -137,6 +142,7 @@ async fn accept(
 }
 
 async fn connection(stream: TcpStream, acceptor: TlsAcceptor, shared: Arc<Shared>) {
+    let peer = stream.peer_addr().ok().map(Peer);
     let stream = match timeout(HANDSHAKE, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
@@ -146,7 +152,10 @@ async fn connection(stream: TcpStream, acceptor: TlsAcceptor, shared: Arc<Shared
         Err(_) => return,
     };
     let certified = http::certified(stream.get_ref().1.peer_certificates());
-    let service = service_fn(|request| {
+    let service = service_fn(|mut request: Request<Incoming>| {
+        if let Some(peer) = peer {
+            request.extensions_mut().insert(peer);
+        }
         let (shared, certified) = (shared.clone(), certified.clone());
         async move { Ok::<_, std::convert::Infallible>(http::serve(shared, certified, request).await) }
     });

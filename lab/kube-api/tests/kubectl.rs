@@ -159,7 +159,7 @@ async fn pods_and_nodes_are_shown_as_kubectl_shows_them() -> Result<()> {
     assert_eq!(words(&table)[1][5..7], ["10.0.0.1", "edge-1"]);
     let described = lab.ok("describe pod p").await?;
     assert!(described.contains("kube-api-access-") && described.contains("op=Exists for 300s"), "{described}");
-    lab.fails("logs p", "", "comes later").await?;
+    lab.fails("logs p", "", "Error from server: no preferred addresses found; known addresses: []").await?;
     lab.ok("get pod p -o yaml").await?;
     lab.ok("get pod p -o json").await?;
     // A bound pod stays until its node has let it go.

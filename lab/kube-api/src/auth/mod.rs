@@ -43,6 +43,8 @@ impl User {
 pub(crate) const MASTERS: &str = "system:masters";
 /// The name of the admin.
 pub(crate) const ADMIN: &str = "lab-admin";
+/// Who the API server is for kubelets.
+pub(crate) const KUBELET_CLIENT: &str = "kube-apiserver-kubelet-client";
 
 /// Compares secrets without telling by the time how much of them agrees.
 pub(crate) fn same_secret(left: &str, right: &str) -> bool {

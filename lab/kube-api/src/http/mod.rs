@@ -20,6 +20,7 @@ use self::query::Params;
 use self::reply::Body;
 use crate::auth::{self, User};
 use crate::faults::{Fault, Struck};
+use crate::kubelet::{self, Errand};
 use crate::operations::delete::Options;
 use crate::operations::{Answer, Ask, create, delete, patch, questions, read, special, update, view, watch};
 use crate::refusal::Refusal;
@@ -71,24 +72,17 @@ async fn handle(
         other if head.method == Method::GET => return fixed(shared, &other, &accept),
         _ => return Err(Refusal::method_not_allowed()),
     };
+    if let Some(errand) = Errand::of(&target) {
+        let fault = strike(shared, &head.method, &target, false).await?;
+        let result = kubelet::serve(shared, errand, &target, Request::from_parts(head, incoming)).await;
+        return lost(fault, result);
+    }
     let params = query::parse(head.uri.query().unwrap_or(""))?;
     let form = negotiate::choose(&accept)?;
     let content_type = text_of(&head.headers, header::CONTENT_TYPE).to_owned();
     let agent = text_of(&head.headers, header::USER_AGENT).to_owned();
 
-    let part = target.subresource.as_ref().map(|part| format!("/{part}")).unwrap_or_default();
-    let struck = Struck {
-        method: head.method.as_str(),
-        resource: &format!("{}{part}", target.plural),
-        name: target.name.as_deref().unwrap_or(""),
-        watch: params.watch,
-    };
-    let fault = shared.faults.strike(&struck);
-    match &fault {
-        Some(Fault::Refuse { status, retry_after }) => return Err(ordered(*status, *retry_after)),
-        Some(Fault::Delay(time)) => tokio::time::sleep(*time).await,
-        Some(Fault::LoseAnswer { .. }) | None => {}
-    }
+    let fault = strike(shared, &head.method, &target, params.watch).await?;
     let ask = locate(shared, target, params, user, agent)?;
     let result = match head.method {
         Method::GET => get(shared, ask, form),
@@ -98,6 +92,29 @@ async fn handle(
             write(shared, &method, &ask, form, &content_type, &bytes)
         }
     };
+    lost(fault, result)
+}
+
+/// Lets the fault that is ordered for a request strike before it is carried out.
+async fn strike(shared: &Shared, method: &Method, target: &Target, watch: bool) -> Result<Option<Fault>, Refusal> {
+    let part = target.subresource.as_ref().map(|part| format!("/{part}")).unwrap_or_default();
+    let struck = Struck {
+        method: method.as_str(),
+        resource: &format!("{}{part}", target.plural),
+        name: target.name.as_deref().unwrap_or(""),
+        watch,
+    };
+    let fault = shared.faults.strike(&struck);
+    match &fault {
+        Some(Fault::Refuse { status, retry_after }) => return Err(ordered(*status, *retry_after)),
+        Some(Fault::Delay(time)) => tokio::time::sleep(*time).await,
+        Some(Fault::LoseAnswer { .. }) | None => {}
+    }
+    Ok(fault)
+}
+
+/// Loses the answer of a request that was carried out, if that is ordered.
+fn lost<T>(fault: Option<Fault>, result: Result<T, Refusal>) -> Result<T, Refusal> {
     match fault {
         Some(Fault::LoseAnswer { status }) => Err(ordered(status, None)),
         _ => result,
@@ -191,7 +208,6 @@ fn get(shared: &Arc<Shared>, ask: Ask, form: Form) -> Result<Response<Body>, Ref
         return Err(Refusal::method_not_allowed());
     }
     match ask.subresource.as_str() {
-        "log" | "exec" | "attach" | "portforward" | "proxy" => return Err(comes_later(&ask)),
         "binding" | "eviction" | "token" | "finalize" => return Err(Refusal::method_not_allowed()),
         _ => {}
     }
@@ -225,12 +241,6 @@ fn get(shared: &Arc<Shared>, ask: Ask, form: Form) -> Result<Response<Body>, Ref
             Form::Object | Form::Discovery => shown.into_owned(),
         },
     ))
-}
-
-fn comes_later(ask: &Ask) -> Refusal {
-    let message =
-        format!("{} of {} comes later: the lab's API does not reach nodes yet", ask.subresource, ask.resource.plural);
-    Refusal::new(501, "NotImplemented", message)
 }
 
 fn list(shared: &Shared, ask: &Ask, form: Form) -> Result<Response<Body>, Refusal> {
@@ -292,14 +302,11 @@ fn write(
             "binding" => special::bind(store, ask, &body::parse(bytes, content_type)?)?,
             "eviction" => special::evict(store, ask, &body::parse(bytes, content_type)?, ca)?,
             "token" => special::token(store, &shared.authority, ask, body::parse(bytes, content_type)?)?,
-            "exec" | "attach" | "portforward" | "proxy" => return Err(comes_later(ask)),
             _ => return Err(Refusal::method_not_allowed()),
         },
         ("PUT", false) => match ask.subresource.as_str() {
             "finalize" => special::finalize(store, ask, body::parse(bytes, content_type)?, ca)?,
-            "binding" | "eviction" | "token" | "log" | "exec" | "attach" | "portforward" | "proxy" => {
-                return Err(Refusal::method_not_allowed());
-            }
+            "binding" | "eviction" | "token" => return Err(Refusal::method_not_allowed()),
             _ => update::update(store, ask, body::parse(bytes, content_type)?, ca)?,
         },
         ("PATCH", false) => {

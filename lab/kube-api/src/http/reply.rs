@@ -1,21 +1,24 @@
 //! Building answers.
 
-use std::convert::Infallible;
-
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Empty, Full};
 use serde_json::Value;
 
 use crate::operations::Answer;
 use crate::refusal::Refusal;
 
-/// The body of every answer.
-pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
+/// The body of every answer. Only what comes from a kubelet can fail.
+pub(crate) type Body = UnsyncBoxBody<Bytes, hyper::Error>;
+
+/// No body.
+pub(crate) fn empty() -> Body {
+    Empty::new().map_err(|never| match never {}).boxed_unsync()
+}
 
 fn response(code: u16, media: &'static str, body: Bytes) -> Response<Body> {
-    let mut response = Response::new(Full::new(body).boxed_unsync());
+    let mut response = Response::new(Full::new(body).map_err(|never| match never {}).boxed_unsync());
     *response.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media));

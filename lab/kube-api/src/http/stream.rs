@@ -1,7 +1,6 @@
 //! The body of a watch: events as they come, bookmarks while it is quiet, an end in time.
 
 use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,7 +49,7 @@ pub(crate) fn body(shared: Arc<Shared>, mut watch: Watch, timeout: Option<u64>) 
         let event = running.next().await?;
         let mut line = event.to_string();
         line.push('\n');
-        Some((Ok::<_, Infallible>(Frame::data(Bytes::from(line))), running))
+        Some((Ok::<_, hyper::Error>(Frame::data(Bytes::from(line))), running))
     });
     StreamBody::new(events).boxed_unsync()
 }

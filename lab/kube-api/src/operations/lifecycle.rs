@@ -145,6 +145,7 @@ pub(crate) fn bootstrap(tx: &mut Transaction<'_>, ca: &str, now: Timestamp) {
         }
         furnish(tx, name, ca, now);
     }
+    tell_client_authority(tx, ca, now);
     let classes = builtin::known("scheduling.k8s.io", "priorityclasses");
     for (name, value) in [("system-cluster-critical", 2_000_000_000), ("system-node-critical", 2_000_001_000)] {
         if tx.get(&classes.storage, "", name).is_none() {
@@ -154,5 +155,15 @@ pub(crate) fn bootstrap(tx: &mut Transaction<'_>, ca: &str, now: Timestamp) {
             });
             put_new(tx, &classes, class, now);
         }
+    }
+}
+
+/// Tells kubelets and other servers by which authority they know the API server and its users.
+fn tell_client_authority(tx: &mut Transaction<'_>, ca: &str, now: Timestamp) {
+    let maps = builtin::known("", "configmaps");
+    let (namespace, name) = ("kube-system", "extension-apiserver-authentication");
+    if tx.get(&maps.storage, namespace, name).is_none() {
+        let map = json!({"metadata": {"name": name, "namespace": namespace}, "data": {"client-ca-file": ca}});
+        put_new(tx, &maps, map, now);
     }
 }

@@ -42,8 +42,13 @@ const CSR: &[Subresource] = &[Subresource {
     version: "v1",
     verbs: &["get", "patch", "update"],
 }];
-const NODE: &[Subresource] =
-    &[Subresource { name: "proxy", kind: "NodeProxyOptions", group: "", version: "v1", verbs: &["create", "get"] }];
+const NODE: &[Subresource] = &[Subresource {
+    name: "proxy",
+    kind: "NodeProxyOptions",
+    group: "",
+    version: "v1",
+    verbs: &["create", "delete", "get", "patch", "update"],
+}];
 const NONE: &[Subresource] = &[];
 
 const CLUSTER: bool = false;
