@@ -1,5 +1,8 @@
 //! Streams: logs, exec, attach, port-forward and stats, over the session.
+//!
+//! Here are the words; [`mux`] is how both ends use them.
 
+pub mod mux;
 mod stats;
 
 use alloc::string::String;
@@ -13,6 +16,8 @@ pub use stats::{ContainerStats, PodStats, Stats, Usage};
 
 /// How many bytes of one channel may be under way or wait at the receiver.
 pub const CREDIT: u32 = 96 * 1024;
+/// How much of a channel travels in one frame.
+pub const CHUNK: usize = 16 * 1024;
 /// How many milliseconds the device has to accept or refuse a stream.
 pub const OPEN_WITHIN: u64 = 30_000;
 /// The longest position of a log.
@@ -21,12 +26,15 @@ pub const MAX_LOG_POSITION: usize = 256;
 /// One frame of one stream.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, CborLen)]
 pub struct StreamFrame {
-    /// The stream, as numbered by the bridge.
+    /// The stream, as numbered by the bridge from 1 on; 0 is about all of them.
     #[n(0)]
     pub id: u32,
     /// What it says.
     #[n(1)]
     pub body: StreamBody,
+    /// The how-manieth frame of its sender in this session it is, counted from 0. Only [`StreamBody::Received`] has none.
+    #[n(2)]
+    pub number: Option<u64>,
 }
 
 /// What a stream frame says.
@@ -62,6 +70,15 @@ pub enum StreamBody {
     /// Device to bridge: from where the log can be continued.
     #[n(9)]
     Mark(#[n(0)] LogMark),
+    /// "I am here", when there was nothing else to say for a while. Of stream 0.
+    #[n(10)]
+    Alive,
+    /// The frame of this number, and all before it that will ever come, have come. Of stream 0, without a number.
+    #[n(11)]
+    Received(#[n(0)] u64),
+    /// Frames were lost: all streams are over. Of stream 0.
+    #[n(12)]
+    Broken(#[n(0)] String),
 }
 
 /// Bytes of one channel.

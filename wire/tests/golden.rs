@@ -312,7 +312,17 @@ fn streams(book: &mut Book) {
         ("Open/Stats", StreamBody::Open(StreamRequest::Stats)),
         ("Mark", StreamBody::Mark(LogMark { bytes: 70_000, position: position() })),
     ] {
-        let frame = StreamFrame { id: 9, body };
+        let frame = StreamFrame { id: 9, body, number: None };
+        book.add(&format!("Up::Stream/{name}"), Up::Stream(frame.clone()));
+        book.add(&format!("Down::Stream/{name}"), Down::Stream(frame));
+    }
+    for (name, id, number, body) in [
+        ("Numbered", 9, Some(70_000), StreamBody::HalfClose(1)),
+        ("Alive", 0, Some(3), StreamBody::Alive),
+        ("Received", 0, None, StreamBody::Received(500)),
+        ("Broken", 0, Some(4), StreamBody::Broken("m".into())),
+    ] {
+        let frame = StreamFrame { id, body, number };
         book.add(&format!("Up::Stream/{name}"), Up::Stream(frame.clone()));
         book.add(&format!("Down::Stream/{name}"), Down::Stream(frame));
     }
@@ -385,6 +395,7 @@ fn every_variant_has_a_sample(
         StreamBody::Open(_) | StreamBody::Accept | StreamBody::Refuse(_) | StreamBody::Data(_) => {}
         StreamBody::Credit(..) | StreamBody::HalfClose(_) | StreamBody::Resize(..) => {}
         StreamBody::Exit(_) | StreamBody::Abort(_) | StreamBody::Mark(_) => {}
+        StreamBody::Alive | StreamBody::Received(_) | StreamBody::Broken(_) => {}
     }
     match request {
         StreamRequest::Logs(_) | StreamRequest::Exec(_) | StreamRequest::Attach(_) => {}

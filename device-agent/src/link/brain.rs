@@ -262,7 +262,7 @@ impl Brain {
         if matches!(frame.body, StreamBody::Open(_)) {
             let message = "this agent serves no streams (logs, exec, attach, port-forward)".to_owned();
             let body = StreamBody::Refuse(StreamRefusal { status: 501, message });
-            self.publish(Channel::UpStreams, &Up::Stream(StreamFrame { id: frame.id, body }), out);
+            self.publish(Channel::UpStreams, &Up::Stream(StreamFrame { id: frame.id, body, number: Some(0) }), out);
         }
     }
 

@@ -309,8 +309,11 @@ fn stream() -> impl Strategy<Value = StreamFrame> {
         text().prop_map(StreamBody::Abort),
         (any::<u64>(), bytes())
             .prop_map(|(bytes, place)| StreamBody::Mark(LogMark { bytes, position: position(place) })),
+        Just(StreamBody::Alive),
+        any::<u64>().prop_map(StreamBody::Received),
+        text().prop_map(StreamBody::Broken),
     ];
-    (any::<u32>(), body).prop_map(|(id, body)| StreamFrame { id, body })
+    (any::<u32>(), body, of(any::<u64>())).prop_map(|(id, body, number)| StreamFrame { id, body, number })
 }
 
 fn position(position: Vec<u8>) -> LogPosition {
