@@ -18,7 +18,7 @@ use hawser_wire::ContentHash;
 use hawser_wire::desired::ObjectRef;
 use hawser_wire::limits::MAX_OBJECT;
 use k8s_openapi::api::core::v1::Pod;
-use virtual_node::provider::{NotApplied, Waiting};
+use virtual_node::provider::{NotApplied, Waiting, has_begun};
 
 use references::Wanted;
 use subject::Subject;
@@ -102,8 +102,8 @@ fn finish(pod: &Subject<'_>, translation: Translation, again: Option<Duration>) 
         let message = format!(
             "the pod and the files of its ConfigMaps and Secrets have {total} bytes, and a device takes {MAX_OBJECT}; mount fewer or smaller ones"
         );
-        // A ConfigMap that grew is no reason to declare a running pod failed.
-        return Err(match pod.runs() {
+        // A ConfigMap that grew is no reason to declare a pod failed that has begun.
+        return Err(match has_begun(pod.pod) {
             true => NotApplied::Waiting(Waiting {
                 containers: Vec::new(),
                 event_reason: "FailedMount".to_owned(),

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
-use virtual_node::provider::{Applied, EventReport, NotApplied, Provider, Subject};
+use k8s_openapi::api::core::v1::Pod;
+use virtual_node::provider::{Applied, EventReport, NotApplied, Provider, Subject, has_begun};
 use virtual_node::{NodeName, PodRef, Revision};
 
 use crate::deployment::{self, Notice, References};
@@ -37,10 +37,10 @@ impl DeviceProvider {
     }
 
     /// A pod that cannot be prepared goes on as it is on its device; one that can never run there is not begun. A pod that
-    /// runs is never stopped by it: a bridge that refuses more than the last one did must not stop what that one took.
-    async fn not_prepared(&self, at: &At, began: bool, reason: NotApplied) -> Result<Applied, NotApplied> {
+    /// has begun is never stopped by it: a bridge that refuses more than the last one did must not stop what that one took.
+    async fn not_prepared(&self, at: &At, begun: bool, reason: NotApplied) -> Result<Applied, NotApplied> {
         let wish = match reason {
-            NotApplied::Refused { .. } if began => Wish::Keep,
+            NotApplied::Refused { .. } if begun => Wish::Keep,
             NotApplied::Waiting(_) | NotApplied::Unavailable { .. } => Wish::Keep,
             NotApplied::Refused { .. } => Wish::Refuse,
         };
@@ -62,17 +62,6 @@ impl DeviceProvider {
             let _ = self.fleet.tell(&at.node, event).await;
         }
     }
-}
-
-/// Whether any container of the pod has ever been started, as far as the API knows.
-fn began(pod: &Pod) -> bool {
-    let Some(status) = &pod.status else { return false };
-    let all = [&status.init_container_statuses, &status.container_statuses];
-    let started = |container: &ContainerStatus| {
-        let state = container.state.as_ref();
-        container.restart_count > 0 || state.is_some_and(|state| state.running.is_some() || state.terminated.is_some())
-    };
-    all.into_iter().flatten().flatten().any(started)
 }
 
 /// Which pod, where, as of when.
@@ -104,7 +93,7 @@ impl Provider for DeviceProvider {
         }
         let mut prepared = match deployment::prepare(&self.references, &pod).await {
             Ok(prepared) => prepared,
-            Err(reason) => return self.not_prepared(&at, began(&pod), reason).await,
+            Err(reason) => return self.not_prepared(&at, has_begun(&pod), reason).await,
         };
         let again = prepared.again.map_or(Applied::Settled, Applied::Again);
         let notices = std::mem::take(&mut prepared.notices);

@@ -46,7 +46,7 @@
 //!   and made again with back-off.
 //! - A Node object that belongs to a kubelet or to other virtual nodes is not taken over: an error is logged, an Event
 //!   says how to get out of it, the receipts of the node wait, and it is tried again until the name is free. No pod of
-//!   such a node is touched.
+//!   such a node is touched; the provider only hears (`forget`) of the end of those that it was given before.
 //! - Until the first [`Reporter::node_liveness`] of a process, a node that exists already keeps the conditions that it
 //!   shows. Do not report [`Liveness::Offline`] only because the process has just begun: every node would flap.
 //! - `Reporter` is bounded. A provider that reports faster than the API server accepts writes waits, and that is
@@ -162,8 +162,8 @@ pub enum NotApplied {
     /// runs keeps running: its containers' statuses are left alone.
     Waiting(Waiting),
     /// This pod can never run here. The library sets the phase to Failed with this reason and message, and emits a
-    /// warning Event. The UID is not applied again. If it is a changed form of a pod that was applied before or that
-    /// shows running containers, only the Event is emitted: what runs goes on running in its last accepted form.
+    /// warning Event. The UID is not applied again. If it is a changed form of a pod that was applied before, or of one
+    /// that [has begun](has_begun), only the Event is emitted: it goes on in its last accepted form.
     Refused {
         /// A CamelCase word, e.g. `UnsupportedField`.
         reason: String,
@@ -366,4 +366,5 @@ pub enum Receipt {
     Obsolete,
 }
 
+pub use crate::pods::begun::has_begun;
 pub use crate::reports::{PendingReceipt, Reporter, Reports, reports};

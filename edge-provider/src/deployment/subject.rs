@@ -34,10 +34,4 @@ impl<'p> Subject<'p> {
             Some(name) => name,
         }
     }
-
-    /// Whether it has been running on its device.
-    pub(crate) fn runs(&self) -> bool {
-        let phase = self.pod.status.as_ref().and_then(|status| status.phase.as_deref());
-        phase == Some("Running")
-    }
 }

@@ -313,7 +313,7 @@ async fn a_token_that_cannot_be_rotated_serves_until_its_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_too_large_is_refused_but_never_stops_a_running_pod() {
+async fn what_is_too_large_is_refused_but_never_stops_a_pod_that_has_begun() {
     let server = Server::default();
     let names: Vec<_> = (0..5).map(|at| format!("map-{at}")).collect();
     for (at, name) in names.iter().enumerate() {
@@ -326,8 +326,12 @@ async fn what_is_too_large_is_refused_but_never_stops_a_running_pod() {
     let Err(NotApplied::Refused { reason, message }) = prepare(&references, &pod).await else { panic!() };
     assert_eq!(reason, "TooLarge");
     assert!(message.contains("and a device takes 4194304"), "{message}");
-    pod.status = serde_json::from_value(json!({"phase": "Running"})).unwrap();
-    assert!(matches!(prepare(&references, &pod).await, Err(NotApplied::Waiting(_))));
+    let ran = json!([{"name": "init", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+        "state": {"terminated": {"exitCode": 0}}}]);
+    for status in [json!({"phase": "Running"}), json!({"phase": "Pending", "initContainerStatuses": ran})] {
+        pod.status = serde_json::from_value(status).unwrap();
+        assert!(matches!(prepare(&references, &pod).await, Err(NotApplied::Waiting(_))));
+    }
     server.remove("configmaps", "map-0");
     tokio::time::advance(references.config().keep).await;
     assert!(matches!(prepare(&references, &pod).await, Err(NotApplied::Waiting(_))));

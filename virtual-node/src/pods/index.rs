@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 
+use super::begun::has_begun;
 use crate::ids::{NodeName, PodRef, PodUid, Revision};
 
 /// What is kept of a pod.
@@ -31,10 +32,10 @@ pub(crate) struct Record {
 /// What the API says about the pod's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Life {
-    /// Not ended, and no container is said to run.
+    /// Not ended, and nothing of it has ever run.
     Waiting,
-    /// A container is said to run, whatever the phase.
-    Running,
+    /// It has begun (see [`has_begun`]), and has not ended; or a container is said to run, whatever the phase.
+    Begun,
     /// Phase Succeeded or Failed, and no container is said to run.
     Ended,
 }
@@ -112,9 +113,11 @@ fn life(pod: &Pod) -> Life {
         list.iter().flatten().any(|c| c.state.as_ref().is_some_and(|state| state.running.is_some()))
     };
     if running(&status.container_statuses) || running(&status.init_container_statuses) {
-        Life::Running
+        Life::Begun
     } else if matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
         Life::Ended
+    } else if has_begun(pod) {
+        Life::Begun
     } else {
         Life::Waiting
     }
@@ -264,7 +267,11 @@ mod tests {
         assert_eq!(record(1, |_| {}).life, Life::Waiting);
         assert_eq!(record(1, |p| p["status"]["phase"] = json!("Succeeded")).life, Life::Ended);
         let failed_but_running = record(1, |p| p["status"] = json!({"phase": "Failed", "containerStatuses": running}));
-        assert_eq!(failed_but_running.life, Life::Running);
+        assert_eq!(failed_but_running.life, Life::Begun);
+        let ended = json!([{"name": "i", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+            "state": {"terminated": {"exitCode": 0}}}]);
+        let between = record(1, |p| p["status"] = json!({"phase": "Pending", "initContainerStatuses": ended}));
+        assert_eq!(between.life, Life::Begun, "its init containers have run, and the next is not there yet");
     }
 
     #[test]

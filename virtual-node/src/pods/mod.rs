@@ -3,6 +3,7 @@
 //! [`task`] owns the state: the [`index`] of pods, what was done about each, and the [`status_writer`]'s slots. It feeds
 //! facts to [`plan`], starts what the plan says as jobs ([`reconcile`]), and takes in how they ended.
 
+pub(crate) mod begun;
 pub(crate) mod conditions;
 pub(crate) mod index;
 pub(crate) mod plan;

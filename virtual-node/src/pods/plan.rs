@@ -178,7 +178,7 @@ pub(crate) fn answered(before: &Stage, life: Life, wish: u64, answer: Result<App
             settled(Stage::Applied { wish }, Next::OnChange, Show::Nothing)
         }
         Err(NotApplied::Waiting(waiting)) => settled(Stage::Wanted { held }, Next::BackOff, Show::Waiting(waiting)),
-        Err(NotApplied::Refused { reason, message }) if held || life == Life::Running => {
+        Err(NotApplied::Refused { reason, message }) if held || life == Life::Begun => {
             // Not applied again in this form; another form gets its own answer.
             settled(Stage::Applied { wish }, Next::OnChange, Show::RefusedChange { reason, message })
         }
@@ -230,7 +230,7 @@ mod tests {
             ("ended before we started: applied once", Stage::Fresh, |f| f.life = Life::Ended, Plan::Apply),
             ("its turn again", WANTED, |_| {}, Plan::Apply),
             ("applied", APPLIED, |_| {}, Plan::Nothing),
-            ("applied and running", APPLIED, |f| f.life = Life::Running, Plan::Nothing),
+            ("applied and running", APPLIED, |f| f.life = Life::Begun, Plan::Nothing),
             ("changed", APPLIED, |f| f.wish = 2, Plan::Apply),
             ("asked for again", APPLIED, |f| f.again = true, Plan::Apply),
             ("changed after its end", APPLIED, |f| (f.wish, f.life) = (2, Life::Ended), Plan::Nothing),
@@ -249,7 +249,7 @@ mod tests {
     #[test]
     fn a_pod_that_is_deleted() {
         let rows: [(&str, Stage, Edit, Plan); 13] = [
-            ("running", APPLIED, |f| f.life = Life::Running, Plan::Stop { grace: G30 }),
+            ("running", APPLIED, |f| f.life = Life::Begun, Plan::Stop { grace: G30 }),
             ("perhaps known from an earlier life", Stage::Fresh, |_| {}, Plan::Stop { grace: G30 }),
             ("waiting for something", WANTED, |_| {}, Plan::Stop { grace: G30 }),
             ("being stopped", STOPPING, |_| {}, Plan::Nothing),
@@ -260,7 +260,7 @@ mod tests {
             ("ended", APPLIED, |f| f.life = Life::Ended, Plan::Delete(Why::Ended)),
             ("ended long ago", Stage::Fresh, |f| f.life = Life::Ended, Plan::Delete(Why::Ended)),
             ("refused", Stage::Refused, |_| {}, Plan::Delete(Why::Refused)),
-            ("refused but it runs", Stage::Refused, |f| f.life = Life::Running, Plan::Stop { grace: G30 }),
+            ("refused but it runs", Stage::Refused, |f| f.life = Life::Begun, Plan::Stop { grace: G30 }),
             ("held by a finalizer", Stage::Deleted, |f| f.gone = true, Plan::Nothing),
         ];
         for (name, stage, change, expected) in rows {
@@ -307,13 +307,13 @@ mod tests {
         let unavailable = || Err(NotApplied::Unavailable { message: "503".into() });
         let rows = [
             ("settled", Stage::Fresh, Life::Waiting, Ok(Applied::Settled), APPLIED, Next::OnChange, true),
-            ("again", APPLIED, Life::Running, Ok(Applied::Again(G5)), APPLIED, Next::After(G5), true),
+            ("again", APPLIED, Life::Begun, Ok(Applied::Again(G5)), APPLIED, Next::After(G5), true),
             ("waits", Stage::Fresh, Life::Waiting, Err(waiting()), WANTED, Next::BackOff, true),
-            ("waits, held", APPLIED, Life::Running, Err(waiting()), Stage::Wanted { held: true }, Next::BackOff, true),
+            ("waits, held", APPLIED, Life::Begun, Err(waiting()), Stage::Wanted { held: true }, Next::BackOff, true),
             ("waits, ended", Stage::Fresh, Life::Ended, Err(waiting()), APPLIED, Next::OnChange, true),
             ("refused", Stage::Fresh, Life::Waiting, Err(refused()), Stage::Refused, Next::OnChange, true),
             ("refused, held", APPLIED, Life::Waiting, Err(refused()), APPLIED, Next::OnChange, true),
-            ("refused, runs", Stage::Fresh, Life::Running, Err(refused()), APPLIED, Next::OnChange, true),
+            ("refused, runs", Stage::Fresh, Life::Begun, Err(refused()), APPLIED, Next::OnChange, true),
             ("unavailable", Stage::Fresh, Life::Waiting, unavailable(), WANTED, Next::BackOff, false),
         ];
         for (name, before, life, answer, stage, next, settles_view) in rows {
@@ -324,7 +324,7 @@ mod tests {
 
     #[test]
     fn a_refused_change_does_not_fail_what_runs() {
-        assert!(matches!(answered(&APPLIED, Life::Running, 2, Err(refused())).show, Show::RefusedChange { .. }));
+        assert!(matches!(answered(&APPLIED, Life::Begun, 2, Err(refused())).show, Show::RefusedChange { .. }));
         assert!(matches!(answered(&Stage::Fresh, Life::Waiting, 2, Err(refused())).show, Show::Refused { .. }));
         assert_eq!(answered(&Stage::Fresh, Life::Ended, 2, Err(refused())).show, Show::Nothing);
     }
