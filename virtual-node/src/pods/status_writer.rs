@@ -396,6 +396,26 @@ mod tests {
     }
 
     #[test]
+    fn what_the_api_server_rejects_is_answered_and_stands_in_nobodys_way() {
+        let mut writer = writer();
+        let (first, mut first_receipt) = oneshot::channel();
+        writer.report(&node(), &uid(), report("bad"), Some(first));
+        assert!(writer.may_still_write(&uid()), "a deletion waits for it");
+        writer.rejected(&uid());
+        assert_eq!(first_receipt.try_recv(), Ok(Receipt::Obsolete));
+        assert!(writer.has_unwritten(&uid()) && !writer.may_still_write(&uid()), "a deletion waits no longer");
+        // It is still what is reported: should the pod change, the API server may take it.
+        assert_eq!(message(&writer.turn(&record(json!({})), true, Timestamp::UNIX_EPOCH)), Some("bad"));
+
+        let (second, mut second_receipt) = oneshot::channel();
+        writer.report(&node(), &uid(), report("good"), Some(second));
+        assert!(writer.may_still_write(&uid()), "another report gets its own answer");
+        assert!(second_receipt.try_recv().is_err());
+        writer.accepted(&uid(), Some(2));
+        assert_eq!(second_receipt.try_recv(), Ok(Receipt::Accepted));
+    }
+
+    #[test]
     fn what_a_gone_pod_left_behind_is_answered() {
         let mut writer = writer();
         let (status, mut status_receipt) = oneshot::channel();

@@ -93,6 +93,8 @@ struct Track {
     serial: u64,
     stage: Stage,
     present: bool,
+    /// Its node was somebody else's since the pod was seen: whether it is still there, the next list of the node says.
+    unseen: bool,
     again_at: Option<Instant>,
     delete_failures: u32,
 }
@@ -226,14 +228,7 @@ impl<P: Provider> PodsTask<P> {
                     self.views.mark_now(node);
                 }
             }
-            Command::Lost(node) => {
-                for pod in self.index.on_node(&node) {
-                    self.drop_pod(&pod);
-                }
-                if let Some(known) = self.nodes.get_mut(&node) {
-                    known.view = View::Expected;
-                }
-            }
+            Command::Lost(node) => self.node_lost(&node),
             Command::Removed(node) => self.node_removed(&node),
             Command::Liveness { node, live } => {
                 if let Some(known) = self.nodes.get_mut(&node) {
@@ -306,6 +301,31 @@ impl<P: Provider> PodsTask<P> {
             self.pods.mark_now(pod.clone());
         }
         self.consider_gone(pod);
+    }
+
+    /// Nothing is done about the node's pods while it is somebody else's. But the provider knows those that were handed
+    /// to it, and is to hear of their end, now or when the node is ours again; those that are still there then have their
+    /// turn anew.
+    fn node_lost(&mut self, node: &NodeName) {
+        if let Some(known) = self.nodes.get_mut(node) {
+            known.view = View::Expected;
+        }
+        for pod in self.index.on_node(node) {
+            self.serial += 1;
+            match self.tracks.get_mut(&pod) {
+                Some(track) if track.stage != Stage::Fresh => {
+                    track.serial = self.serial;
+                    (track.unseen, track.again_at) = (true, None);
+                    if track.present {
+                        let held = matches!(track.stage, Stage::Applied { .. } | Stage::Wanted { held: true });
+                        track.stage = Stage::Wanted { held };
+                    }
+                    self.statuses.obsolete(&pod);
+                    self.pods.mark_now(pod);
+                }
+                _ => self.drop_pod(&pod),
+            }
+        }
     }
 
     fn node_removed(&mut self, node: &NodeName) {

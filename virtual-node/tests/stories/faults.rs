@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::support::{Call, World, ended, phase, running};
+use crate::support::{Call, World, condition, ended, eventually, phase, running};
 use anyhow::Result;
 use http::Method;
+use kube::api::{Patch, PatchParams};
 use serde_json::json;
-use virtual_node::NodeName;
 use virtual_node::provider::{Liveness, Receipt};
+use virtual_node::{COMPONENT_LABEL, NodeName};
 
 #[tokio::test]
 async fn writes_refused_for_a_while_arrive_in_the_end() -> Result<()> {
@@ -212,5 +213,51 @@ async fn a_stop_says_what_it_could_not_write() -> Result<()> {
     let receipt = world.reporter.pod_status(world.node.clone(), pod, running()).await?;
     assert_eq!(world.stop().await?.statuses_unwritten, 1);
     receipt.outcome().await.expect_err("nobody has accepted it");
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_ended_unseen_while_a_node_was_somebody_elses_is_forgotten_when_it_is_ours_again() -> Result<()> {
+    let mut world = World::empty().await?;
+    world.watches_are_short();
+    world.start().await?;
+    world.node_is(|node| condition(node, "Ready").is_some_and(|ready| ready.0 == "True")).await?;
+    let (ends, stays) = (world.applied_pod("ends").await?, world.applied_pod("stays").await?);
+    let theirs = json!({"metadata": {"labels": {COMPONENT_LABEL: "somebody-else"}}});
+    world.nodes().patch(world.node.as_str(), &PatchParams::default(), &Patch::Merge(theirs)).await?;
+    world.event("default", world.node.as_str(), "NodeNameTaken", |_| true).await?;
+    // The watch loses its place, and the deletion falls into the gap.
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    world.faults(move |request| {
+        let pods = request.uri().path().ends_with("/pods") && request.method() == Method::GET;
+        if pods {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        pods.then_some(410)
+    });
+    eventually("the watch to lose its place", async || (asked.load(Ordering::Relaxed) > 1).then_some(())).await?;
+    world.delete_pod("ends", 0).await?;
+    world.no_faults();
+    let back = json!({"metadata": {"labels": {COMPONENT_LABEL: world.component}}});
+    world.nodes().patch(world.node.as_str(), &PatchParams::default(), &Patch::Merge(back)).await?;
+    world.provider.asked(&Call::Forget(ends)).await?;
+    let applied = |calls: &[Call]| calls.iter().filter(|call| **call == Call::Apply(stays.clone())).count() == 2;
+    world.provider.asked_so("the pod that is still there to be applied again", applied).await?;
+    assert!(!world.provider.calls().contains(&Call::Forget(stays)));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_status_that_the_api_server_calls_invalid_is_answered_and_the_next_one_is_written() -> Result<()> {
+    let world = World::with_node().await?;
+    let pod = world.applied_pod("web").await?;
+    world.faults(|request| (request.uri().path().ends_with("/pods/web/status")).then_some(422));
+    let invalid = world.reporter.pod_status(world.node.clone(), pod.clone(), running()).await?;
+    assert_eq!(invalid.outcome().await?, Receipt::Obsolete, "saying the same again is no use");
+    world.no_faults();
+    let valid = world.reporter.pod_status(world.node.clone(), pod.clone(), ended(0)).await?;
+    assert_eq!(valid.outcome().await?, Receipt::Accepted);
+    world.pod_is("web", |pod| phase(pod) == "Succeeded").await?;
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Stories about Node objects and Leases.
 
-use crate::support::{World, condition, template};
+use crate::support::{Call, World, condition, template};
 use anyhow::Result;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -141,7 +141,7 @@ async fn a_node_of_a_kubelet_is_left_alone_until_it_is_gone() -> Result<()> {
     world.nodes().delete(world.node.as_str(), &DeleteParams::default()).await?;
     let ours = world.component.clone();
     world.node_is(|node| label(node, COMPONENT_LABEL) == Some(&ours)).await?;
-    world.provider.asked(&crate::support::Call::Apply(pod)).await
+    world.provider.asked(&Call::Apply(pod)).await
 }
 
 #[tokio::test]
@@ -198,10 +198,12 @@ async fn a_node_taken_over_by_somebody_else_is_let_go_with_its_pods() -> Result<
     world.delete_pod("ours", 0).await?;
     let later = world.create_pod("theirs").await?;
 
-    // Given back, it is ours again, and so is what is on it now. What was done while it was theirs was none of ours.
+    // What was handed over before is not wanted any more, whosever the node is: the machine must not go on with it.
+    world.provider.asked(&Call::Forget(pod)).await?;
+    assert!(!world.provider.calls().contains(&Call::Apply(later.clone())), "the pods are theirs");
+
+    // Given back, it is ours again, and so is what is on it now.
     let back = json!({"metadata": {"labels": {COMPONENT_LABEL: world.component}}});
     world.nodes().patch(world.node.as_str(), &PatchParams::default(), &Patch::Merge(back)).await?;
-    world.provider.asked(&crate::support::Call::Apply(later)).await?;
-    assert!(!world.provider.calls().contains(&crate::support::Call::Forget(pod)));
-    Ok(())
+    world.provider.asked(&Call::Apply(later)).await
 }

@@ -236,6 +236,11 @@ impl<P: Provider> PodsTask<P> {
                         Err(error) => tracing::error!(%node, %error, "a pod from the API server cannot be kept"),
                     }
                 }
+                for pod in self.index.on_node(&node) {
+                    if self.tracks.get(&pod).is_some_and(|track| track.unseen) {
+                        self.vanish(&pod);
+                    }
+                }
                 self.view_is_complete(&node);
                 Finish::Settled
             }

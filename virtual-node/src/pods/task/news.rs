@@ -83,9 +83,12 @@ impl<P: Provider> PodsTask<P> {
 
     pub(super) fn take_in(&mut self, record: Record) {
         let (pod, node) = (record.pod.uid.clone(), record.node.clone());
-        if self.tracks.get(&pod).is_some_and(|track| !track.present) {
-            // An older form, seen late: what is gone does not come back under the same UID.
-            return;
+        if let Some(track) = self.tracks.get_mut(&pod) {
+            if !track.present {
+                // An older form, seen late: what is gone does not come back under the same UID.
+                return;
+            }
+            track.unseen = false;
         }
         match self.index.take_in(record) {
             Change::Stale | Change::Nothing => {}
@@ -99,6 +102,7 @@ impl<P: Provider> PodsTask<P> {
                     serial: self.serial,
                     stage: Stage::Fresh,
                     present: true,
+                    unseen: false,
                     again_at: None,
                     delete_failures: 0,
                 };
