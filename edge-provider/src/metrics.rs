@@ -19,6 +19,8 @@ pub struct Metrics {
     pub online: Gauge,
     /// 1 while connected to the hub.
     pub hub_connected: Gauge,
+    /// Subscriptions that the hub refuses.
+    pub hub_refused: Gauge,
     /// Connections to the hub that were made.
     pub hub_connects: Counter,
     /// Messages received.
@@ -86,6 +88,7 @@ impl Metrics {
         registry.register("devices", "Devices that the cluster has", metrics.devices.clone());
         registry.register("devices_online", "Devices heard within their window", metrics.online.clone());
         registry.register("hub_connected", "1 while connected to the hub", metrics.hub_connected.clone());
+        registry.register("hub_refused", "Subscriptions that the hub refuses", metrics.hub_refused.clone());
         registry.register("hub_connects", "Connections made to the hub", metrics.hub_connects.clone());
         registry.register("messages_in", "Messages received", metrics.messages_in.clone());
         registry.register("bytes_in", "Bytes of messages received", metrics.bytes_in.clone());
@@ -132,6 +135,16 @@ impl Metrics {
             tracing::info!(hub = address, "connected to the hub");
         } else {
             self.hub_connected.set(0);
+            self.hub_refused.set(0);
+        }
+    }
+
+    /// Whether messages are carried; if not, what stands in the way.
+    pub fn readiness(&self) -> Result<(), &'static str> {
+        match (self.hub_connected.get(), self.hub_refused.get()) {
+            (1, _) => Ok(()),
+            (_, 0) => Err("not connected to the hub"),
+            _ => Err("the hub does not let the bridge subscribe: look at its access list"),
         }
     }
 

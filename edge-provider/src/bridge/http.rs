@@ -59,9 +59,8 @@ async fn scrape(State(shown): State<Shown>) -> Response {
 
 /// Ready to carry messages: devices and pods have their own conditions.
 async fn ready(State(shown): State<Shown>) -> Response {
-    if shown.metrics.hub_connected.get() == 1 {
-        "ok\n".into_response()
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "not connected to the hub\n").into_response()
+    match shown.metrics.readiness() {
+        Ok(()) => "ok\n".into_response(),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
     }
 }

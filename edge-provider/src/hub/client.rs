@@ -10,7 +10,7 @@ use hawser_wire::limits::MAX_PAYLOAD;
 use hawser_wire::{Channel, DeviceId, Root};
 use rumqttc::mqttbytes::v4::{ConnectReturnCode, Packet, SubscribeReasonCode};
 use rumqttc::mqttbytes::{QoS, v4::Subscribe, v4::SubscribeFilter};
-use rumqttc::{AsyncClient, ConnectionError, EventLoop, MqttOptions, Request, TlsConfiguration, Transport};
+use rumqttc::{AsyncClient, ConnectionError, EventLoop, MqttOptions, Outgoing, Request, TlsConfiguration, Transport};
 use rustls::ClientConfig;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -24,6 +24,8 @@ const QUEUE: usize = 4096;
 /// Larger packets from the hub end the connection. Hubs are to refuse them from devices at 256 KiB (deploy/ does), so
 /// this is met only by a hub that lets anything through.
 const MAX_PACKET: usize = 4 * 1024 * 1024;
+/// Which of [`Root::bridge_filters`] nothing works without.
+const MESSAGES: usize = 0;
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LAST_PAUSE: Duration = Duration::from_secs(30);
@@ -63,10 +65,23 @@ pub struct HubClient {
     filters: Vec<SubscribeFilter>,
     root: Root,
     address: String,
-    /// One report per outage.
-    reported_down: bool,
+    told: Told,
     metrics: Metrics,
     client: AsyncClient,
+}
+
+/// What has been said about the connection: each state is told once, when it begins.
+#[derive(Debug, Default, PartialEq, Eq)]
+enum Told {
+    /// Nothing: it has just begun.
+    #[default]
+    Nothing,
+    /// That there is no connection.
+    Down,
+    /// That there is one, and that the hub refuses these subscriptions.
+    Refused(Vec<String>),
+    /// That all is well.
+    Up,
 }
 
 impl HubSender {
@@ -101,7 +116,7 @@ impl HubClient {
         let filters = root.bridge_filters().map(|filter| SubscribeFilter::new(filter, QoS::AtLeastOnce)).to_vec();
         let sender = HubSender { client: client.clone(), metrics: metrics.clone() };
         let address = access.address.to_string();
-        (sender, Self { connection, filters, root, address, reported_down: false, metrics, client })
+        (sender, Self { connection, filters, root, address, told: Told::default(), metrics, client })
     }
 
     /// Stays connected until told to stop.
@@ -130,6 +145,13 @@ impl HubClient {
                     }
                     continue;
                 }
+                // Every half minute: the access list may have been put right meanwhile.
+                Ok(rumqttc::Event::Outgoing(Outgoing::PingReq)) => {
+                    if matches!(self.told, Told::Refused(_)) {
+                        self.subscribe();
+                    }
+                    continue;
+                }
                 Ok(rumqttc::Event::Outgoing(_)) => continue,
                 Err(error) => self.went_down(&error, &mut pause),
             };
@@ -146,24 +168,45 @@ impl HubClient {
     fn take(&mut self, packet: Packet) -> Option<FromHub> {
         match packet {
             Packet::ConnAck(_) => {
-                // What was queued for the connection before is of sessions that may be over; it goes first all the same.
-                self.connection.pending.push_front(Request::Subscribe(Subscribe::new_many(self.filters.clone())));
+                self.subscribe();
                 None
             }
-            Packet::SubAck(ack) if ack.return_codes.contains(&SubscribeReasonCode::Failure) => {
-                if !std::mem::replace(&mut self.reported_down, true) {
-                    tracing::error!(hub = self.address, root = %self.root, "the hub does not let the bridge subscribe: its access list must allow user `bridge` to read `<root>/+/up/#` and `<root>/+/presence`");
-                }
-                None
-            }
-            Packet::SubAck(_) => {
-                self.reported_down = false;
-                self.metrics.on_hub(&self.address, true);
-                Some(FromHub::Connected)
-            }
+            Packet::SubAck(ack) => self.take_subscriptions(&ack.return_codes),
             Packet::Publish(publish) => self.take_message(&publish.topic, publish.payload),
             _ => None,
         }
+    }
+
+    fn subscribe(&mut self) {
+        // What was queued for the connection before is of sessions that may be over; this goes first.
+        self.connection.pending.push_front(Request::Subscribe(Subscribe::new_many(self.filters.clone())));
+    }
+
+    /// A hub that refuses the devices' messages leaves the bridge deaf, and so not connected as far as anybody is
+    /// concerned. One that refuses only streams or presence carries everything else.
+    fn take_subscriptions(&mut self, answers: &[SubscribeReasonCode]) -> Option<FromHub> {
+        let granted = |at: usize| answers.get(at).is_some_and(|answer| *answer != SubscribeReasonCode::Failure);
+        let refused: Vec<String> =
+            (0..self.filters.len()).filter(|at| !granted(*at)).map(|at| self.filters[at].path.clone()).collect();
+        self.metrics.hub_refused.set(refused.len() as i64);
+        let was_connected = self.metrics.hub_connected.get() == 1;
+        if refused.is_empty() {
+            self.told = Told::Up;
+        } else if self.told != Told::Refused(refused.clone()) {
+            let filters = refused.join("`, `");
+            tracing::error!(
+                hub = self.address,
+                "the hub does not let the bridge subscribe to `{filters}`; asking again every {} s: its access list must let the bridge's user read `{root}/+/up/#` and `{root}/+/presence`",
+                KEEP_ALIVE.as_secs(),
+                root = self.root,
+            );
+            self.told = Told::Refused(refused);
+        }
+        if !granted(MESSAGES) || was_connected {
+            return None;
+        }
+        self.metrics.on_hub(&self.address, true);
+        Some(FromHub::Connected)
     }
 
     fn take_message(&self, topic: &str, payload: Bytes) -> Option<FromHub> {
@@ -185,7 +228,7 @@ impl HubClient {
     /// Says once per outage what is wrong and what helps, and how long to wait before the next attempt.
     fn went_down(&mut self, error: &ConnectionError, pause: &mut Duration) -> Duration {
         self.metrics.on_hub(&self.address, false);
-        if !std::mem::replace(&mut self.reported_down, true) {
+        if std::mem::replace(&mut self.told, Told::Down) != Told::Down {
             let fix = match error {
                 ConnectionError::ConnectionRefused(
                     ConnectReturnCode::BadUserNamePassword | ConnectReturnCode::NotAuthorized,
@@ -223,3 +266,6 @@ fn jittered(pause: Duration) -> Duration {
     let _ = getrandom::fill(&mut byte);
     pause / 2 + pause.mul_f64(f64::from(byte[0]) / 512.0)
 }
+
+#[cfg(test)]
+mod tests;
