@@ -112,6 +112,12 @@ impl Process {
         Self(Arc::new(Inner { config, places, boot: boot_id(), hands: Semaphore::new(HANDS) }))
     }
 
+    /// What was started of a container and is still kept, by attempt.
+    pub(crate) async fn runs(&self, pod: &PodUid, container: &str) -> Result<Vec<Found>, RuntimeError> {
+        let (pod, container) = (pod.clone(), container.to_owned());
+        self.blocking(move |inner| held::runs(&inner.places, &pod, &container, &inner.boot)).await
+    }
+
     /// Runs `work` on a thread that may block.
     async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(&Inner) -> T + Send + 'static) -> T {
         let inner = self.0.clone();

@@ -4,5 +4,6 @@
 mod adoption;
 mod ends;
 mod limits;
+mod logs;
 mod places;
 mod world;

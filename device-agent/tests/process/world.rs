@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use device_agent::desired::{Deployment, DesiredPod, DesiredSet, DesiredWish};
 use device_agent::runtime::process::{Process, ProcessConfig};
+use device_agent::verbs::Verbs;
 use device_agent::workloads::{HostFacts, Parts, StoreError, WorkloadStore, Workloads};
 use hawser_wire::deployment::{Container, EdgeDeployment, PullPolicy, Resources, RestartPolicy, User};
 use hawser_wire::report::{ContainerState, DeviceEvent, Gone, Phase, ReportItem, Terminated, WorkloadReport};
@@ -161,6 +162,12 @@ impl Device {
             agent.task.await.unwrap();
         }
         self.said.clear();
+    }
+
+    /// What streams talk to on this device. The agent has to be running.
+    pub(crate) fn verbs(&self) -> Verbs {
+        let desired = self.agent.as_ref().unwrap().desired.subscribe();
+        Verbs::new(Process::new(self.config.clone()), desired, clock())
     }
 
     fn set(&self) -> Arc<DesiredSet> {

@@ -114,33 +114,44 @@ fn entries(dir: &Path) -> Result<Vec<String>, RuntimeError> {
 pub(super) fn inventory(places: &Places, boot: &str) -> Result<Vec<Found>, RuntimeError> {
     let mut found = Vec::new();
     for uid in entries(&places.root)?.iter().filter_map(|name| PodUid::new(name).ok()) {
-        for id in attempts(places, &uid)? {
-            let dir = places.attempt(&id);
-            let mut image = None;
-            let state = match look(&dir, boot) {
-                Held::Nothing => continue,
-                Held::Beginning => FoundState::Running { started_ago: Duration::ZERO },
-                Held::Running(state) => {
-                    image = state.image;
-                    FoundState::Running { started_ago: since_boot().saturating_sub(state.started) }
-                }
-                Held::Ended(exit) => {
-                    if let Ok(Some(state)) = files::read::<StateFile>(&dir.join(STATE)) {
-                        reap(state.shim);
-                        image = state.image;
-                    }
-                    FoundState::Ended(exit.exit(boot))
-                }
-                Held::Lost(state) => {
-                    let exit = bury(&dir, boot, &state);
-                    image = state.image;
-                    FoundState::Ended(exit.exit(boot))
-                }
-            };
-            found.push(Found { id, image, state });
-        }
+        let ids = attempts(places, &uid)?;
+        found.extend(ids.into_iter().filter_map(|id| find(places, id, boot)));
     }
     Ok(found)
+}
+
+/// What was started of one container, by attempt.
+pub(super) fn runs(places: &Places, uid: &PodUid, name: &str, boot: &str) -> Result<Vec<Found>, RuntimeError> {
+    let mut ids = attempts(places, uid)?;
+    ids.retain(|id| id.name == name);
+    ids.sort_unstable();
+    Ok(ids.into_iter().filter_map(|id| find(places, id, boot)).collect())
+}
+
+fn find(places: &Places, id: ContainerId, boot: &str) -> Option<Found> {
+    let dir = places.attempt(&id);
+    let mut image = None;
+    let state = match look(&dir, boot) {
+        Held::Nothing => return None,
+        Held::Beginning => FoundState::Running { started_ago: Duration::ZERO },
+        Held::Running(state) => {
+            image = state.image;
+            FoundState::Running { started_ago: since_boot().saturating_sub(state.started) }
+        }
+        Held::Ended(exit) => {
+            if let Ok(Some(state)) = files::read::<StateFile>(&dir.join(STATE)) {
+                reap(state.shim);
+                image = state.image;
+            }
+            FoundState::Ended(exit.exit(boot))
+        }
+        Held::Lost(state) => {
+            let exit = bury(&dir, boot, &state);
+            image = state.image;
+            FoundState::Ended(exit.exit(boot))
+        }
+    };
+    Some(Found { id, image, state })
 }
 
 /// Resolves when the container in `dir` has ended.

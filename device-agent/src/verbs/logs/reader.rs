@@ -1,0 +1,369 @@
+//! Reads a log from where a client wants it, piece by piece, through its files.
+//!
+//! Blocks on the disk only. What it does next follows from the files alone, so waiting for more is somebody else's: see
+//! [`follow`](super::follow).
+
+use std::collections::VecDeque;
+use std::io;
+use std::path::PathBuf;
+
+use hawser_wire::stream::LogMark;
+use tokio::sync::watch;
+
+use super::parts::{Part, is_still, snapshot};
+use super::position::Position;
+use super::select::{Select, Wanted};
+use super::tail::{self, Part as _, Place};
+
+/// How much is read at a time. A mark is at most so far ahead of what was delivered.
+const BLOCK: usize = 32 * 1024;
+/// How much is read at a time when looking for the beginning of a tail.
+const TAIL_BLOCK: usize = 64 * 1024;
+/// Shown in place of lines that a slow client did not get before their file was dropped.
+const GAP: &[u8] = b"[part of the log was rotated away before it could be read]\n";
+
+/// Where reading begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Start {
+    /// With the oldest line that is kept.
+    Oldest,
+    /// With the last so many lines.
+    Tail(u64),
+    /// Where an earlier reading was.
+    At(Position),
+}
+
+/// What a step of reading gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// There may be more at once.
+    More,
+    /// All that is written was read.
+    CaughtUp,
+    /// There is nothing more to come.
+    End,
+}
+
+/// Why a log cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum OpenError {
+    /// The part of the log that begins there is no longer kept.
+    #[error("the log is no longer kept from there on")]
+    Gone,
+    /// The disk says no.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// Reads one log.
+#[derive(Debug)]
+pub(super) struct Reader {
+    path: PathBuf,
+    attempt: u32,
+    follow: bool,
+    /// What is to be read, the part that is being read first.
+    parts: VecDeque<Part>,
+    offset: u64,
+    /// The part that is being read was renamed: what is in it now is all that will ever be.
+    closed: bool,
+    /// Nobody writes to the log any more.
+    ended: bool,
+    select: Select,
+    block: Vec<u8>,
+    marks: watch::Sender<LogMark>,
+}
+
+impl Reader {
+    /// Opens the log of one attempt.
+    pub(super) fn open(
+        path: PathBuf,
+        attempt: u32,
+        start: &Start,
+        wanted: Wanted,
+        follow: bool,
+    ) -> Result<Self, OpenError> {
+        let parts = snapshot(&path)?;
+        let place = match start {
+            Start::Oldest => Place { part: 0, offset: 0 },
+            Start::Tail(lines) => tail::start_of_tail(&parts, *lines, TAIL_BLOCK)?,
+            Start::At(position) => position.find(&parts)?.ok_or(OpenError::Gone)?,
+        };
+        let mut select = Select::new(wanted);
+        select.begin_at(place.offset);
+        let mut parts = VecDeque::from(parts);
+        parts.drain(..place.part.min(parts.len()));
+        let position = Position::of(attempt, parts.front(), place.offset)?;
+        let (marks, _) = watch::channel(LogMark { bytes: 0, position: position.encode() });
+        Ok(Self {
+            path,
+            attempt,
+            follow,
+            parts,
+            offset: place.offset,
+            closed: false,
+            ended: false,
+            select,
+            block: vec![0; BLOCK],
+            marks,
+        })
+    }
+
+    /// From where it can go on, whatever happens.
+    pub(super) fn marks(&self) -> watch::Receiver<LogMark> {
+        self.marks.subscribe()
+    }
+
+    /// Nobody writes to the log from now on.
+    pub(super) fn end(&mut self) {
+        self.ended = true;
+    }
+
+    /// Reads a little, and appends what a client is to see of it to `out`.
+    pub(super) fn step(&mut self, out: &mut Vec<u8>) -> io::Result<Step> {
+        if self.select.is_full() {
+            return Ok(Step::End);
+        }
+        let Some(part) = self.parts.front() else { return self.look_for_parts(out) };
+        // Without following, a log ends where it ended when it was opened.
+        let bound = if self.follow { u64::MAX } else { part.length() };
+        let room = usize::try_from(bound.saturating_sub(self.offset)).unwrap_or(BLOCK).min(BLOCK);
+        let read = part.read_at(&mut self.block[..room], self.offset)?;
+        if read > 0 {
+            self.offset += read as u64;
+            self.select.push(&self.block[..read], out);
+            self.mark()?;
+            return Ok(Step::More);
+        }
+        self.end_of_part(out)
+    }
+
+    fn end_of_part(&mut self, out: &mut Vec<u8>) -> io::Result<Step> {
+        let Some(part) = self.parts.front() else { return Ok(Step::End) };
+        if self.parts.len() > 1 {
+            self.leave_part(out);
+            return Ok(Step::More);
+        }
+        if !self.follow || (!self.closed && is_still(&self.path, part.key)) {
+            return Ok(self.at_the_end(out));
+        }
+        if !self.closed {
+            // The writer has let go of it, but may have written to it since we read: once more.
+            self.closed = true;
+            return Ok(Step::More);
+        }
+        // It is held open until its successor is, so that no other file can be taken for it.
+        let key = part.key;
+        let mut parts = VecDeque::from(snapshot(&self.path)?);
+        let missed = match parts.iter().position(|part| part.key == key) {
+            Some(at) => {
+                parts.drain(..=at);
+                false
+            }
+            None => !parts.is_empty(),
+        };
+        if parts.is_empty() {
+            return Ok(self.at_the_end(out));
+        }
+        self.parts.append(&mut parts);
+        self.leave_part(out);
+        if missed {
+            self.select.insert(GAP, out);
+        }
+        Ok(Step::More)
+    }
+
+    fn leave_part(&mut self, out: &mut Vec<u8>) {
+        self.parts.pop_front();
+        (self.offset, self.closed) = (0, false);
+        self.select.begin_part(out);
+    }
+
+    /// There is no file yet, or was none.
+    fn look_for_parts(&mut self, out: &mut Vec<u8>) -> io::Result<Step> {
+        if self.follow {
+            self.parts = snapshot(&self.path)?.into();
+        }
+        if self.parts.is_empty() { Ok(self.at_the_end(out)) } else { Ok(Step::More) }
+    }
+
+    fn at_the_end(&mut self, out: &mut Vec<u8>) -> Step {
+        if self.follow && !self.ended {
+            return Step::CaughtUp;
+        }
+        self.select.finish(out);
+        Step::End
+    }
+
+    /// Tells from where it could go on.
+    fn mark(&mut self) -> io::Result<()> {
+        let (whole, Some(part)) = (self.select.whole(), self.parts.front()) else { return Ok(()) };
+        let position = Position::of(self.attempt, Some(part), whole.taken)?;
+        self.marks.send_replace(LogMark { bytes: whole.given, position: position.encode() });
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{self, File};
+    use std::io::Write;
+    use std::path::Path;
+
+    /// A log as its writer sees it.
+    struct Writer {
+        path: PathBuf,
+        file: File,
+    }
+
+    impl Writer {
+        fn new(dir: &Path) -> Self {
+            let path = dir.join("0.log");
+            Self { file: File::create(&path).unwrap(), path }
+        }
+
+        fn write(&mut self, tag: char, text: &str) {
+            writeln!(self.file, "2026-11-21T04:19:16.000000007Z stdout {tag} {text}").unwrap();
+        }
+
+        fn rotate(&mut self, keep: u32) {
+            let name = |number: u32| self.path.with_file_name(format!("0.log.{number}"));
+            for number in (1..keep).rev() {
+                let _ = fs::rename(name(number), name(number + 1));
+            }
+            fs::rename(&self.path, name(1)).unwrap();
+            self.file = File::create(&self.path).unwrap();
+        }
+
+        fn open(&self, start: Start, follow: bool) -> Reader {
+            Reader::open(self.path.clone(), 3, &start, Wanted::default(), follow).unwrap()
+        }
+    }
+
+    fn read(reader: &mut Reader) -> (String, Step) {
+        let mut out = Vec::new();
+        loop {
+            match reader.step(&mut out).unwrap() {
+                Step::More => {}
+                step => return (String::from_utf8(out).unwrap(), step),
+            }
+        }
+    }
+
+    #[test]
+    fn a_log_is_read_as_it_was_when_it_was_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = Writer::new(dir.path());
+        for number in 0..3 {
+            writer.write('F', &number.to_string());
+            writer.rotate(8);
+        }
+        writer.write('F', "3");
+        let (mut all, mut tail) = (writer.open(Start::Oldest, false), writer.open(Start::Tail(2), false));
+        writer.write('F', "later");
+        writer.rotate(1);
+        assert_eq!(read(&mut all), ("0\n1\n2\n3\n".into(), Step::End));
+        assert_eq!(read(&mut tail), ("2\n3\n".into(), Step::End));
+    }
+
+    #[test]
+    fn following_goes_through_rotations_without_losing_or_repeating() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = Writer::new(dir.path());
+        writer.write('F', "0");
+        let mut reader = writer.open(Start::Oldest, true);
+        assert_eq!(read(&mut reader), ("0\n".into(), Step::CaughtUp));
+        writer.write('P', "1");
+        assert_eq!(read(&mut reader), ("1".into(), Step::CaughtUp));
+        writer.write('F', "2");
+        writer.rotate(3);
+        writer.write('F', "3");
+        writer.rotate(3);
+        assert_eq!(read(&mut reader), ("2\n3\n".into(), Step::CaughtUp));
+        writer.write('F', "4");
+        assert_eq!(read(&mut reader), ("4\n".into(), Step::CaughtUp));
+        // In the middle of a rotation there is no file of that name.
+        fs::rename(&writer.path, dir.path().join("0.log.1")).unwrap();
+        writer.write('F', "5");
+        assert_eq!(read(&mut reader), ("5\n".into(), Step::CaughtUp));
+        writer.file = File::create(&writer.path).unwrap();
+        writer.write('F', "6");
+        reader.end();
+        assert_eq!(read(&mut reader), ("6\n".into(), Step::End));
+    }
+
+    #[test]
+    fn lines_that_were_dropped_unread_are_owned_up_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = Writer::new(dir.path());
+        writer.write('F', "0");
+        let mut reader = writer.open(Start::Oldest, true);
+        assert_eq!(read(&mut reader).0, "0\n");
+        for number in 1..5 {
+            writer.write('F', &number.to_string());
+            writer.rotate(2);
+        }
+        let gap = String::from_utf8(GAP.to_vec()).unwrap();
+        assert_eq!(read(&mut reader).0, format!("1\n{gap}3\n4\n"));
+    }
+
+    #[test]
+    fn a_log_that_begins_later_is_followed_from_its_beginning() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        let mut reader = Reader::open(path.clone(), 0, &Start::Tail(1), Wanted::default(), true).unwrap();
+        assert_eq!(read(&mut reader), (String::new(), Step::CaughtUp));
+        let mut writer = Writer::new(dir.path());
+        writer.write('F', "first");
+        assert_eq!(read(&mut reader), ("first\n".into(), Step::CaughtUp));
+        let mut none = Reader::open(path.with_extension("none"), 0, &Start::Oldest, Wanted::default(), false).unwrap();
+        assert_eq!(read(&mut none), (String::new(), Step::End));
+    }
+
+    #[test]
+    fn it_goes_on_from_a_mark_in_whichever_file_that_is_now() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = Writer::new(dir.path());
+        let mut reader = writer.open(Start::Oldest, true);
+        let first = reader.marks().borrow().clone();
+        writer.write('F', "1");
+        writer.write('P', "2a");
+        assert_eq!(read(&mut reader).0, "1\n2a");
+        let mark = reader.marks().borrow().clone();
+        assert_eq!(mark.bytes, 2, "half a line is no place to go on from");
+        writer.write('F', "2b");
+        writer.rotate(3);
+        writer.write('F', "3");
+        let again = |mark: &LogMark| {
+            let position = Position::decode(&mark.position).unwrap();
+            assert_eq!(position.attempt(), 3);
+            read(&mut writer.open(Start::At(position), false)).0
+        };
+        assert_eq!(again(&first), "1\n2a2b\n3\n");
+        assert_eq!(again(&mark), "2a2b\n3\n");
+        assert_eq!(read(&mut reader).0, "2b\n3\n");
+        let mark = reader.marks().borrow().clone();
+        assert_eq!((mark.bytes, again(&mark)), (9, String::new()));
+        for _ in 0..3 {
+            writer.rotate(2);
+        }
+        let position = Position::decode(&mark.position).unwrap();
+        let error = Reader::open(writer.path, 3, &Start::At(position), Wanted::default(), true).unwrap_err();
+        assert!(matches!(error, OpenError::Gone), "{error:?}");
+    }
+
+    #[test]
+    fn a_line_of_any_length_takes_little_memory() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = Writer::new(dir.path());
+        writer.write('F', &"x".repeat(3_000_000));
+        let mut reader = writer.open(Start::Oldest, false);
+        let (mut out, mut total) = (Vec::new(), 0);
+        while reader.step(&mut out).unwrap() == Step::More {
+            assert!(out.len() <= BLOCK + 1, "{}", out.len());
+            total += out.len();
+            out.clear();
+        }
+        assert_eq!(total + out.len(), 3_000_001);
+    }
+}
