@@ -33,8 +33,11 @@ impl StateDir {
     /// Makes the directory if there is none, and locks it.
     pub fn lock(path: &Path) -> Result<Self, StateDirError> {
         let open = |error| StateDirError::Open(path.into(), error);
-        // 0700: what is inside is nobody else's business. One that exists keeps its mode.
-        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(open)?;
+        // What is inside is nobody else's business. But a root's workloads may be other users, and have to pass on their
+        // way to their own directories: they see nothing, and whatever lies here is closed by itself. One that exists
+        // keeps its mode.
+        let mode = if rustix::process::geteuid().is_root() { 0o711 } else { 0o700 };
+        DirBuilder::new().recursive(true).mode(mode).create(path).map_err(open)?;
         let directory = File::open(path).map_err(open)?;
         match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Self { path: path.into(), _lock: directory }),
@@ -59,7 +62,8 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("a/b");
         let first = StateDir::lock(&path).unwrap();
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
+        let mode = if rustix::process::geteuid().is_root() { 0o711 } else { 0o700 };
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, mode);
         let error = StateDir::lock(&path).unwrap_err();
         assert!(matches!(error, StateDirError::InUse(_)));
         assert_eq!(error.to_string().lines().count(), 1);

@@ -354,6 +354,22 @@ fn container_id(world: &World) -> Option<String> {
     })
 }
 
+/// Other users may pass through the state directory on their way to their pods: whatever else is there is closed by
+/// itself.
+fn closed_to_others(state: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(state).unwrap() {
+        let entry = entry.unwrap();
+        let mode = entry.metadata().unwrap().permissions().mode() & 0o077;
+        let name = entry.file_name().into_string().unwrap();
+        let passable = if matches!(name.as_str(), "pods" | "secrets") { 0o011 } else { 0 };
+        assert_eq!(mode, passable, "{name}");
+        names.push(name);
+    }
+    assert!(names.len() >= 4, "identity, ledger, socket, pods: {names:?}");
+}
+
 #[tokio::test]
 async fn the_program_runs_is_killed_adopts_and_stops() {
     let mut cluster = Cluster::start().await;
@@ -374,6 +390,8 @@ async fn the_program_runs_is_killed_adopts_and_stops() {
     let status = agent(&["status", "--state-dir", dir.path().to_str().unwrap()]).await;
     let text = String::from_utf8_lossy(&status.stdout);
     assert!(status.status.success() && text.contains("connected") && text.contains("web"), "{status:?}");
+
+    closed_to_others(dir.path());
 
     cluster.world.lock().unwrap().index = Index::new(Version { epoch: 0, revision: 11, edit: 0 }, Vec::new()).unwrap();
     let gone = |world: &World| world.items.iter().any(|(_, item)| matches!(item, ReportItem::Gone(_)));

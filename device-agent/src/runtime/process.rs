@@ -12,6 +12,9 @@
 //! - The termination message file is at `$HAWSER_WORKLOAD_DIR/dev/termination-log`, or wherever the pod puts it.
 //! - Besides its own environment it gets `PATH`, `HOME`, `HAWSER_WORKLOAD_DIR` and, if the pod has one, `HOSTNAME`.
 //! - Secret files are only ever in memory, below a directory on a tmpfs.
+//! - Where the agent is root, programs that are not have one more group, the pod's own, which is what lets them enter the
+//!   pod's directories, and keeps out everybody else. A program that changes its user by itself leaves that group:
+//!   `runAsUser` does not. Programs of one user can still watch each other; pods to be kept apart need different users.
 //! - CPU and memory limits, and a bound on processes, hold where the agent may make cgroups, which takes root. What does
 //!   not hold is told by an Event when the container starts.
 //!
@@ -34,7 +37,7 @@ use tokio::sync::Semaphore;
 use self::admission::{not_enforced, refuse};
 use self::beneath::is_name;
 use self::place::{Naming, Places, make};
-use self::volumes::remove_tree;
+use self::removal::remove_tree;
 use super::{
     ContainerId, ContainerStart, Exit, Found, PodReady, PodSetup, Refusal, Runtime, RuntimeError, Signal, StartError,
     Started,
@@ -44,8 +47,10 @@ use crate::shim::identity::boot_id;
 
 mod admission;
 pub(crate) mod beneath;
+mod group;
 mod held;
 mod place;
+mod removal;
 mod volumes;
 
 /// The image that says "the host's own programs".
@@ -297,7 +302,19 @@ impl Inner {
         let id = &start.id;
         let work = self.places.prepare_work(start, container)?;
         let directory = container.working_dir.as_ref().map_or(work.clone(), |directory| work.join(directory));
-        let groups: BTreeSet<u32> = start.spec.supplemental_groups.iter().copied().chain(start.spec.fs_group).collect();
+        let user = container.user.uid;
+        let mut groups: BTreeSet<u32> =
+            start.spec.supplemental_groups.iter().copied().chain(start.spec.fs_group).collect();
+        // Root enters without, and keeps the groups that it has.
+        if user.is_some_and(|user| user != 0) {
+            let group = self.places.group(&id.pod);
+            if group.is_none() && rustix::process::geteuid().is_root() {
+                let message = "this user namespace has no group for the pod (see /proc/self/gid_map): map the groups from \
+                               1879048192 on, or leave out runAsUser";
+                return Err(io::Error::other(message)).naming(|| format!("start {id} as another user"));
+            }
+            groups.extend(group);
+        }
         let limits = container.resources;
         let cgroup = self.config.cgroup.as_ref().filter(|_| self.no_cgroups().is_none()).map(|parent| CgroupSpec {
             path: format!("{parent}/{id}"),
@@ -311,10 +328,11 @@ impl Inner {
                 command: start.command.clone(),
                 env: start.env.clone(),
                 directory,
-                uid: container.user.uid,
+                uid: user,
                 gid: container.user.gid,
                 groups: groups.into_iter().collect(),
                 cgroup_procs: Vec::new(),
+                to_enter: self.places.to_enter(&id.pod),
             },
             log: self.places.log(id),
             log_max_bytes: self.config.log_max_bytes,

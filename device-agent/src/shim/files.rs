@@ -63,6 +63,9 @@ pub(crate) struct Launch {
     pub(crate) groups: Vec<u32>,
     /// Files into which it writes its pid.
     pub(crate) cgroup_procs: Vec<PathBuf>,
+    /// Directories that its user has to be able to enter.
+    #[serde(default)]
+    pub(crate) to_enter: Vec<PathBuf>,
 }
 
 /// The limits of a container.

@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::{fs, io};
 
@@ -68,6 +69,15 @@ fn prepare(launch: &Launch) -> Result<Command, Failure> {
     let _ = fs::write("/proc/self/oom_score_adj", "0");
     rustix::process::umask(Mode::from_raw_mode(0o022));
     become_user(launch).map_err(|(what, error)| Failure::new(128, what, &error.into()))?;
+    if let Some(closed) = launch.to_enter.iter().find_map(|place| closed(place)) {
+        let user = rustix::process::getuid().as_raw();
+        let message = format!(
+            "user {user} may not enter {}: let others pass (chmod o+x), or run the agent with another --state-dir or \
+             --secrets-dir",
+            closed.display()
+        );
+        return Err(Failure { code: 128, message });
+    }
     // If the shim is killed, so is the program: nobody would read its output or say how it ended.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
         .map_err(|error| Failure::new(128, "tie to the shim".to_owned(), &error.into()))?;
@@ -80,6 +90,15 @@ fn prepare(launch: &Launch) -> Result<Command, Failure> {
     command.args(args).env_clear().stdin(Stdio::null());
     command.envs(launch.env.iter().map(|(name, value)| (name, value)));
     Ok(command)
+}
+
+/// The first directory on the way that we may not enter.
+fn closed(place: &Path) -> Option<&Path> {
+    let way: Vec<&Path> = place.ancestors().collect();
+    let denied = |path: &&&Path| {
+        matches!(rustix::fs::access(**path, rustix::fs::Access::EXEC_OK), Err(rustix::io::Errno::ACCESS))
+    };
+    way.iter().rev().find(denied).copied()
 }
 
 /// This process has one thread, so what is said of the thread holds for the process.

@@ -6,4 +6,5 @@ mod ends;
 mod limits;
 mod logs;
 mod places;
+mod users;
 mod world;

@@ -1,14 +1,13 @@
 //! Directories, volumes, environment and logs.
 
 use hawser_wire::deployment::{
-    Container, Content, DeviceField, EmptyDir, EnvValue, EnvVar, File, Files, Mount, RestartPolicy, User, Volume,
-    VolumeSource,
+    Content, DeviceField, EmptyDir, EnvValue, EnvVar, File, Files, Mount, RestartPolicy, Volume, VolumeSource,
 };
 use hawser_wire::report::Phase;
 
 use crate::world::*;
 
-fn files(name: &str, secret: bool, files: &[(&str, &str)]) -> Volume {
+pub(crate) fn files(name: &str, secret: bool, files: &[(&str, &str)]) -> Volume {
     let entries = files
         .iter()
         .map(|(path, text)| File { path: (*path).into(), mode: 0o644, content: Content::Inline((*text).into()) })
@@ -16,7 +15,7 @@ fn files(name: &str, secret: bool, files: &[(&str, &str)]) -> Volume {
     Volume { name: name.into(), source: VolumeSource::Files(Files { secret, entries }) }
 }
 
-fn mount(volume: &str, path: &str) -> Mount {
+pub(crate) fn mount(volume: &str, path: &str) -> Mount {
     Mount { volume: volume.into(), path: path.into(), read_only: false, sub_path: None, sub_path_expr: false }
 }
 
@@ -147,41 +146,6 @@ async fn the_environment_is_the_pods_own() {
     assert!(log.contains(&format!("F {work} /usr/local/sbin:")) && log.contains(" 192.0.2.7 me\n"), "{log}");
     assert!(log.ends_with("F 0\n"), "{log}");
     assert_eq!(device.report("env").unwrap().pod_ips, ["192.0.2.7"]);
-    device.stop().await;
-}
-
-#[tokio::test]
-async fn another_user_when_that_is_possible() {
-    let mut device = Device::new();
-    device.start();
-    let user = |uid, non_root| User { uid, gid: None, non_root };
-    let root = Container { user: user(Some(0), true), ..shell("exit 0") };
-    device.run(&pod("root", RestartPolicy::Never, root));
-    device.until("a refusal", |device| device.events.iter().any(|event| event.message.contains("runAsNonRoot"))).await;
-    if !is_root() {
-        let other = Container { user: user(Some(12_345), false), ..shell("exit 0") };
-        device.run(&pod("other", RestartPolicy::Never, other));
-        device
-            .until("a refusal", |device| device.events.iter().any(|event| event.message.contains("run it as root")))
-            .await;
-        device.stop().await;
-        return;
-    }
-    // Others have to be able to get there.
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(device.dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-    std::fs::set_permissions(device.secrets.path(), std::fs::Permissions::from_mode(0o711)).unwrap();
-    let mut container = shell("id -u; id -g; id -G; echo mine > file; cat s/key");
-    container.user = user(Some(12_345), true);
-    container.mounts = vec![mount("s", "/s")];
-    let mut spec = pod("other", RestartPolicy::Never, container);
-    spec.volumes = vec![files("s", true, &[("key", "for you\n")])];
-    spec.supplemental_groups = vec![777];
-    spec.fs_group = Some(888);
-    let end = device.run_to_end(&spec).await;
-    let log = device.log("other");
-    assert_eq!(end.exit_code, 0, "{log}");
-    assert!(log.contains("F 12345\n") && log.contains("777 888\n") && log.contains("F for you\n"), "{log}");
     device.stop().await;
 }
 

@@ -48,15 +48,31 @@ impl Beneath {
 
     /// The directory of these names, made if need be.
     pub(crate) fn make(&self, names: &[&str], mode: u32) -> io::Result<Self> {
+        self.make_for(names, None, mode)
+    }
+
+    /// The directory of these names. Those that are made belong to the group and have this mode, whatever the umask is;
+    /// those that are there stay as they are.
+    pub(crate) fn make_for(&self, names: &[&str], group: Option<u32>, mode: u32) -> io::Result<Self> {
         let mut at = self.again()?;
         for name in names {
-            match rustix::fs::mkdirat(&at.0, *name, Mode::from_raw_mode(mode)) {
-                Ok(()) | Err(Errno::EXIST) => {}
+            let made = match rustix::fs::mkdirat(&at.0, *name, Mode::from_raw_mode(mode)) {
+                Ok(()) => true,
+                Err(Errno::EXIST) => false,
                 Err(error) => return Err(error.into()),
-            }
+            };
             at = at.step(name)?;
+            if made {
+                at.own(None, group, mode)?;
+            }
         }
         Ok(at)
+    }
+
+    /// The group and the permission bits of the directory itself.
+    pub(crate) fn group_and_mode(&self) -> io::Result<(u32, u32)> {
+        let stat = rustix::fs::fstat(&self.0)?;
+        Ok((stat.st_gid, stat.st_mode & 0o7777))
     }
 
     /// Opens an existing regular file for reading.

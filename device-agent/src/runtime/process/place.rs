@@ -1,22 +1,32 @@
 //! Where a pod lives on the disk.
 //!
 //! ```text
-//! <root>/<pod uid>/volumes/<volume>/              emptyDir and files that are no secret
-//! <root>/<pod uid>/logs/<container>/<attempt>.log
-//! <root>/<pod uid>/containers/<container>/work/   the container's own directory
-//! <root>/<pod uid>/containers/<container>/<n>/    attempt n: lock, control, state.json, exit.json
-//! <secrets>/<pod uid>/<volume>/                   secret files and emptyDir in memory
+//! <root>/                                         0711
+//!   <pod uid>/                                    0710, of the pod's group: nobody else gets in
+//!     volumes/<volume>/                           0755: emptyDir (0777) and files that are no secret
+//!     logs/<container>/<attempt>.log              0700
+//!     containers/<container>/work/                0755: the container's own directory, of its user
+//!     containers/<container>/<n>/                 0700: attempt n: lock, control, state.json, exit.json
+//! <secrets>/                                      0711
+//!   <pod uid>/                                    0710, of the pod's group
+//!     <volume>/                                   0755: secret files and emptyDir (0777) in memory
 //! ```
+//!
+//! The agent owns all of it but `work`. What is above `<root>` and `<secrets>` has to let the users of workloads pass, as
+//! `/var/lib`, `/run` and the state directory do. An agent that is not root has no groups to give and no users to
+//! separate: then the directories of pods are 0700.
 
-use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use hawser_wire::PodUid;
-use hawser_wire::deployment::{Container, EdgeDeployment, Volume, VolumeSource};
+use hawser_wire::deployment::{Container, Volume, VolumeSource};
 
 use super::beneath::{self, Beneath, names};
+use super::group;
+use super::removal::remove_tree;
 use super::volumes::write_files;
 use crate::runtime::{ContainerId, ContainerStart, PodSetup, RuntimeError};
 
@@ -79,15 +89,16 @@ impl Places {
     /// Makes the pod's directories and brings its volumes up to date.
     pub(super) fn prepare(&self, pod: &PodSetup) -> Result<(), RuntimeError> {
         let (uid, spec) = (&pod.uid, &*pod.spec);
-        make(&self.root, 0o711).naming(|| format!("make {}", self.root.display()))?;
+        make_root(&self.root).naming(|| format!("make {}", self.root.display()))?;
         let place = self.pod(uid);
+        self.enclose(uid).naming(|| format!("make {}", place.display()))?;
         for part in ["volumes", "logs", "containers"] {
             make(&place.join(part), 0o711).naming(|| format!("make {}", place.join(part).display()))?;
         }
         for volume in &spec.volumes {
             let path = self.volume(uid, volume);
             if path.starts_with(&self.secrets) {
-                self.prepare_secrets(uid, spec)?;
+                self.prepare_secrets(uid)?;
             }
             let naming = || format!("write volume {} to {}", volume.name, path.display());
             match &volume.source {
@@ -95,8 +106,7 @@ impl Places {
                     let group = spec.fs_group;
                     let mode = if group.is_some() { 0o2777 } else { 0o777 };
                     if !path.exists() {
-                        fs::create_dir(&path).naming(naming)?;
-                        Beneath::open(&path).and_then(|dir| dir.own(None, group, mode)).naming(naming)?;
+                        make_empty(&path, group, mode).naming(naming)?;
                     }
                 }
                 VolumeSource::Files(_) => {
@@ -109,25 +119,53 @@ impl Places {
         Ok(())
     }
 
+    /// Makes the pod's directory, which the pod's processes enter and nobody else.
+    fn enclose(&self, uid: &PodUid) -> io::Result<()> {
+        let place = self.pod(uid);
+        make(&place, 0o700)?;
+        if !rustix::process::geteuid().is_root() {
+            return Ok(());
+        }
+        match Beneath::open(&place)?.own(None, Some(group::claim(&self.root, &place)?), 0o710) {
+            // In a user namespace without such groups it stays closed, which matters to none but other users.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+            done => done,
+        }
+    }
+
+    /// The group whose members enter the pod's directories; `None`: there is none to give.
+    pub(super) fn group(&self, uid: &PodUid) -> Option<u32> {
+        group::of(&self.pod(uid)).filter(|_| rustix::process::geteuid().is_root())
+    }
+
     /// Secrets are in memory or nowhere.
-    fn prepare_secrets(&self, uid: &PodUid, spec: &EdgeDeployment) -> Result<(), RuntimeError> {
-        make(&self.secrets, 0o711).naming(|| format!("make {}", self.secrets.display()))?;
-        check_in_memory(&self.secrets).naming(|| format!("keep secrets in {}", self.secrets.display()))?;
+    fn prepare_secrets(&self, uid: &PodUid) -> Result<(), RuntimeError> {
+        make_root(&self.secrets).naming(|| format!("make {}", self.secrets.display()))?;
+        check_ours(&self.secrets)
+            .and_then(|()| check_in_memory(&self.secrets))
+            .naming(|| format!("keep secrets in {}", self.secrets.display()))?;
         let path = self.secret_pod(uid);
-        let users: BTreeSet<Option<u32>> = spec.all_containers().map(|(container, _)| container.user.uid).collect();
-        // One user: nobody else gets in. Several: the files' own bits decide.
-        let mode = if users.len() == 1 { 0o700 } else { 0o711 };
-        let owner = users.first().copied().flatten().filter(|_| users.len() == 1);
-        make(&path, mode)
-            .and_then(|()| Beneath::open(&path)?.own(owner, None, mode))
+        let group = self.group(uid);
+        let mode = if group.is_some() { 0o710 } else { 0o700 };
+        make(&path, 0o700)
+            .and_then(|()| Beneath::open(&path)?.own(None, group, mode))
             .naming(|| format!("make {}", path.display()))
+    }
+
+    /// What a program has to be able to enter.
+    pub(super) fn to_enter(&self, uid: &PodUid) -> Vec<PathBuf> {
+        [self.pod(uid), self.secret_pod(uid)].into_iter().filter(|place| place.exists()).collect()
     }
 
     /// Makes a container's own directory: mounts appear in it as links, the termination file is there and empty.
     pub(super) fn prepare_work(&self, start: &ContainerStart, container: &Container) -> Result<PathBuf, RuntimeError> {
         let work = self.work(&start.id);
         let naming = || format!("make {}", work.display());
-        make(&work, 0o755).naming(naming)?;
+        make(&self.container(&start.id.pod, &start.id.name), 0o711).naming(naming)?;
+        // Its mode is its user's business.
+        if !work.exists() {
+            make(&work, 0o755).naming(naming)?;
+        }
         let root = Beneath::open(&work).naming(naming)?;
         root.own(container.user.uid, container.user.gid, 0o755).naming(naming)?;
         for (mount, sub_path) in container.mounts.iter().zip(&start.sub_paths) {
@@ -154,7 +192,9 @@ impl Places {
             VolumeSource::EmptyDir(_) => {
                 let root = Beneath::open(&path)?;
                 if root.read_file(sub_path).is_err() {
-                    root.make(&names, 0o777)?;
+                    // As open as the volume itself, or only root could write there.
+                    let (group, mode) = root.group_and_mode()?;
+                    root.make_for(&names, Some(group), mode)?;
                 }
                 Ok(source)
             }
@@ -177,19 +217,54 @@ fn make_termination(root: &Beneath, container: &Container) -> io::Result<()> {
     beneath::own(&file, container.user.uid, container.user.gid)
 }
 
-/// Makes a directory and those above it; the mode is that of the last one.
+/// Makes a directory, or gives the one that is there this mode. For directories that nobody else may change.
 pub(super) fn make(path: &Path, mode: u32) -> io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
+    match fs::create_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    let there = fs::symlink_metadata(path)?;
+    if !there.is_dir() {
+        return Err(io::Error::new(io::ErrorKind::NotADirectory, "something else is in its place"));
+    }
+    if there.permissions().mode() & 0o7777 == mode {
+        Ok(())
+    } else {
+        fs::set_permissions(path, Permissions::from_mode(mode))
+    }
+}
+
+/// Makes one of the two roots and what is above it. One that is there keeps its mode: it was somebody's choice.
+fn make_root(path: &Path) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());
     }
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent)?;
     }
-    match fs::DirBuilder::new().mode(mode).create(path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-        _ => Ok(()),
+    make(path, 0o711)
+}
+
+/// Makes an emptyDir, in one step: an agent that dies meanwhile leaves none that its workload could not write to.
+fn make_empty(path: &Path, group: Option<u32>, mode: u32) -> io::Result<()> {
+    let draft = path.with_file_name("..new");
+    remove_tree(&draft)?;
+    make(&draft, 0o700)?;
+    Beneath::open(&draft)?.own(None, group, mode)?;
+    fs::rename(&draft, path)
+}
+
+/// On a memory file system where everybody may make directories, somebody else may have been first.
+fn check_ours(path: &Path) -> io::Result<()> {
+    let there = fs::symlink_metadata(path)?;
+    let own = rustix::process::geteuid().as_raw();
+    if there.is_dir() && there.uid() == own && there.mode() & 0o022 == 0 {
+        return Ok(());
     }
+    Err(io::Error::other(format!(
+        "it is not a directory that belongs to user {own} and that nobody else may write to: remove it, or choose another \
+         with --secrets-dir"
+    )))
 }
 
 fn check_in_memory(path: &Path) -> io::Result<()> {

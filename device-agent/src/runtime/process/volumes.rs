@@ -9,6 +9,7 @@ use std::io::{self, Read, Write};
 use std::path::Path;
 
 use super::beneath::{self, Beneath, names};
+use super::removal::remove_tree;
 use crate::runtime::VolumeFile;
 
 const DATA: &str = "..data";
@@ -20,14 +21,14 @@ const VERSION: &str = "..v";
 /// written just before. That also makes flushing them to the disk needless.
 pub(super) fn write_files(volume: &Path, files: &[VolumeFile], group: Option<u32>) -> io::Result<bool> {
     let root = Beneath::open(volume)?;
-    let current = root.link_target(DATA).filter(|target| target.starts_with(VERSION));
+    let current = root.link_target(DATA).filter(|target| number_of(target).is_some());
     if let Some(current) = &current
         && same(&volume.join(current), files)
     {
         return Ok(false);
     }
-    let number = current.as_deref().and_then(|name| name[VERSION.len()..].parse::<u64>().ok()).unwrap_or(0);
-    let next = format!("{VERSION}{}", number + 1);
+    let number = current.as_deref().and_then(number_of).unwrap_or(0);
+    let next = format!("{VERSION}{}", number.wrapping_add(1));
     remove_tree(&volume.join(&next))?;
     let data = root.make(&[&next], 0o755)?;
     data.own(None, group, 0o755)?;
@@ -36,8 +37,7 @@ pub(super) fn write_files(volume: &Path, files: &[VolumeFile], group: Option<u32
         let Some((_, parents)) = names.split_last() else {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "a file of the volume has no name"));
         };
-        let directory = data.make(parents, 0o755)?;
-        directory.own(None, group, 0o755)?;
+        data.make_for(parents, group, 0o755)?;
         // With a group of its own, what the owner may read the group may read.
         let mode = (file.mode & 0o777) | if group.is_some() { (file.mode & 0o400) >> 3 } else { 0 };
         let mut written = data.write_file(&file.path, mode)?;
@@ -50,6 +50,11 @@ pub(super) fn write_files(volume: &Path, files: &[VolumeFile], group: Option<u32
         remove_tree(&volume.join(old))?;
     }
     Ok(true)
+}
+
+/// The number of a version, if this is the name of one and not a path to somewhere else.
+fn number_of(name: &str) -> Option<u64> {
+    name.strip_prefix(VERSION)?.parse().ok()
 }
 
 /// One visible name per first component; names of files that are gone go.
@@ -100,14 +105,6 @@ fn count(directory: &Path) -> Option<usize> {
         total += if entry.file_type().ok()?.is_dir() { count(&entry.path())? } else { 1 };
     }
     Some(total)
-}
-
-/// Removes a tree, without following links. One that is not there is removed already.
-pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]
