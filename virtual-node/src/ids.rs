@@ -1,6 +1,7 @@
 //! The names by which Kubernetes tells nodes and pods apart, as types.
 
 use std::fmt;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 
@@ -16,15 +17,15 @@ pub struct InvalidName {
     pub name: String,
 }
 
-/// The name of a Node object.
+/// The name of a Node object. Cheap to clone: each node is named in half a dozen places.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct NodeName(String);
+pub struct NodeName(Arc<str>);
 
 impl NodeName {
     /// Checks that `name` is a DNS-1123 subdomain, as the API server does for Node objects.
     pub fn new(name: impl Into<String>) -> Result<Self, InvalidName> {
         let name = name.into();
-        if is_dns1123_subdomain(&name) { Ok(Self(name)) } else { Err(InvalidName { what: "node name", name }) }
+        if is_dns1123_subdomain(&name) { Ok(Self(name.into())) } else { Err(InvalidName { what: "node name", name }) }
     }
 
     /// The name as text.

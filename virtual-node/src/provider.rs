@@ -62,6 +62,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use serde::{Deserialize, Serialize};
 
 use crate::ids::{NodeName, PodRef, Revision};
 
@@ -200,7 +201,7 @@ pub struct ContainerWaiting {
 }
 
 /// What the Node object of a node looks like, apart from its status.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct NodeTemplate {
     /// Labels that we own. Labels set by others on the object stay.
     pub labels: BTreeMap<String, String>,
@@ -215,7 +216,7 @@ pub struct NodeTemplate {
 }
 
 /// What is known about the machine behind a node. All of it comes from measurements, none from constants.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct NodeReport {
     /// What there is.
     pub capacity: BTreeMap<String, Quantity>,
@@ -232,7 +233,7 @@ pub struct NodeReport {
 }
 
 /// One node condition. Heartbeat and transition times are kept by the library.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConditionReport {
     /// `type`, e.g. `MemoryPressure`.
     pub kind: String,

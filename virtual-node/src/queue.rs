@@ -28,6 +28,9 @@ impl Backoff {
     }
 }
 
+/// For how many ready keys there is room at all times.
+const KEPT: usize = 64;
+
 /// How the work on a key ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Finish {
@@ -153,6 +156,10 @@ impl<K: Clone + Eq + Hash> DirtyQueue<K> {
             return None;
         }
         let key = self.ready.pop_front()?;
+        // What a burst over all keys has needed is not kept for the next one.
+        if self.ready.is_empty() && self.ready.capacity() > KEPT {
+            self.ready.shrink_to(KEPT);
+        }
         if let Some(entry) = self.entries.get_mut(&key) {
             entry.place = Place::Running { marked: None, at: None };
             self.running += 1;

@@ -112,6 +112,10 @@ impl DeviceClock {
             // The oldest stays: what has run the longest is looked at the most.
             self.segments.remove(1);
         }
+        // Most devices never need a second one.
+        if self.segments.is_empty() {
+            self.segments.reserve_exact(1);
+        }
         self.segments.push(segment);
     }
 

@@ -36,6 +36,8 @@ use crate::registry::status::DeviceNews;
 const COMMANDS: usize = 256;
 /// Beyond this many observations that the virtual nodes have not taken, reports are dropped: devices repeat them.
 const MAX_OBSERVATIONS: usize = 4096;
+/// For how many observations there is room at all times.
+const KEPT_LINES: usize = 64;
 /// How often one device is told that its session is not known.
 const COMPLAINTS: Rate = Rate { burst: 2, every: Duration::from_secs(5) };
 
@@ -170,7 +172,8 @@ pub struct Fleet {
 /// Everything that the task owns.
 pub(super) struct State {
     start: tokio::time::Instant,
-    pub(super) devices: HashMap<DeviceId, Slot>,
+    /// In boxes: a map that grows has twice the places it needs.
+    pub(super) devices: HashMap<DeviceId, Box<Slot>>,
     /// Which device's twin wants to be called when.
     timers: BTreeSet<(Duration, DeviceId)>,
     pool: ObjectPool,
@@ -254,6 +257,10 @@ impl Fleet {
                 Ok(permit) => {
                     if let Some(line) = state.lines.pop_front() {
                         permit.send(line);
+                    }
+                    // What a burst over all devices has needed is not kept for the next one.
+                    if state.lines.is_empty() && state.lines.capacity() > KEPT_LINES {
+                        state.lines.shrink_to(KEPT_LINES);
                     }
                     Wake::Sent
                 }
@@ -349,7 +356,7 @@ impl Fleet {
         }
         self.state.generation += 1;
         let Some(slot) = Slot::new(record, self.state.generation, self.config.settings, self.moment()) else { return };
-        self.state.devices.insert(id.clone(), slot);
+        self.state.devices.insert(id.clone(), Box::new(slot));
         self.config.metrics.devices.set(self.state.devices.len() as i64);
         self.present(&id);
         self.rearm(&id);

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use hawser_wire::deployment::EdgeDeployment;
 use hawser_wire::desired::{Chunk, Want};
-use hawser_wire::limits::{MAX_CHUNK, MAX_OBJECT, MAX_REPORT_ITEMS, MAX_WANTED_OBJECTS};
+use hawser_wire::limits::{MAX_CHUNK, MAX_OBJECT, MAX_PLAINTEXT, MAX_REPORT_ITEMS, MAX_WANTED_OBJECTS};
 use hawser_wire::report::{DeviceEvent, Gone, Heartbeat, NodeFacts, Numbered, Report, ReportItem, WorkloadReport};
 use hawser_wire::session_messages::HelloPayload;
 use hawser_wire::{Ack, Digest, Down, Open, PodUid, Up, codec};
@@ -157,7 +157,10 @@ pub struct Twin {
     life: Life,
     clock: DeviceClock,
     skewed: Option<bool>,
-    facts: Option<Box<NodeFacts>>,
+    /// As the device says it: looked at when they change, kept for as long as the device is known.
+    facts: Option<Box<[u8]>>,
+    /// Nobody has asked for them yet.
+    facts_are_new: bool,
     /// Whether the device, being heard, has been called online: not before it has said what it is. Joining is being
     /// heard too, and a node that can run nothing yet must not look ready.
     called_online: bool,
@@ -220,6 +223,7 @@ impl Twin {
             clock: DeviceClock::default(),
             skewed: None,
             facts: None,
+            facts_are_new: false,
             called_online: false,
             addresses: Box::default(),
             inbox: Inbox::default(),
@@ -229,9 +233,16 @@ impl Twin {
         }
     }
 
-    /// What the device said about itself.
-    pub fn facts(&self) -> Option<&NodeFacts> {
-        self.facts.as_deref()
+    /// What the device says about itself, if that is news: each time it says so, it is answered once.
+    pub fn take_new_facts(&mut self) -> Option<NodeFacts> {
+        if !std::mem::take(&mut self.facts_are_new) {
+            return None;
+        }
+        self.facts()
+    }
+
+    fn facts(&self) -> Option<NodeFacts> {
+        codec::decode(self.facts.as_deref()?, MAX_PLAINTEXT).ok().map(|decoded| decoded.value)
     }
 
     /// Whether the device was heard within its window.
@@ -532,7 +543,7 @@ impl Twin {
         match numbered.item {
             Open::Known(ReportItem::Workload(said)) => self.hear_workload(seq, &said, effects),
             Open::Known(ReportItem::Gone(gone)) => self.hear_gone(seq, &gone, effects),
-            Open::Known(ReportItem::Facts(facts)) => self.hear_facts(seq, facts, effects),
+            Open::Known(ReportItem::Facts(facts)) => self.hear_facts(seq, &facts, effects),
             Open::Known(ReportItem::Event(event)) => self.hear_event(seq, &event, context, effects),
             Open::Unknown => {
                 effects.push(Effect::Count(Counted::Unfamiliar));
@@ -571,10 +582,11 @@ impl Twin {
         }
     }
 
-    fn hear_facts(&mut self, seq: u64, facts: NodeFacts, effects: &mut Vec<Effect>) {
+    fn hear_facts(&mut self, seq: u64, facts: &NodeFacts, effects: &mut Vec<Effect>) {
         if let Some(ticket) = self.inbox.admit(seq, About::Facts) {
-            self.addresses = observe::device_addresses(&facts).into();
-            self.facts = Some(Box::new(facts));
+            self.addresses = observe::device_addresses(facts).into();
+            self.facts = Some(codec::encode(facts).into());
+            self.facts_are_new = true;
             if let Some(report) = self.node_report() {
                 effects.push(Effect::Observe(Observation::Node(report, Some(ticket))));
             }
@@ -632,7 +644,7 @@ impl Twin {
     }
 
     fn node_report(&self) -> Option<Box<NodeReport>> {
-        let mut report = observe::node_report(self.facts.as_deref()?);
+        let mut report = observe::node_report(&self.facts()?);
         report.conditions.retain(|condition| condition.kind != "ClockSkewed");
         if let Some(skewed) = self.skewed {
             report.conditions.push(clock_condition(skewed));

@@ -1,6 +1,7 @@
 //! Writes what is known about devices into their status: when it changes, and every few minutes while they are heard.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -40,20 +41,36 @@ pub struct DeviceNews {
     pub last_seen: Option<Timestamp>,
 }
 
-impl DeviceNews {
+/// As much of what was written about a device as tells whether the next is news.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Written {
+    /// A hash of everything but the next. It never leaves this process.
+    rest: u64,
+    last_seen: Option<Timestamp>,
+}
+
+impl Written {
+    /// `rest` is everything that is written but `last_seen`.
+    pub fn new(rest: impl Hash, last_seen: Option<Timestamp>) -> Self {
+        let mut hasher = DefaultHasher::new();
+        rest.hash(&mut hasher);
+        Self { rest: hasher.finish(), last_seen }
+    }
+
     /// Whether it has to be written, given what was written last.
-    pub fn is_due(&self, written: Option<&Self>) -> bool {
-        let Some(written) = written else { return true };
-        let quiet = |news: &Self| Self { last_seen: None, ..news.clone() };
-        if quiet(self) != quiet(written) {
+    pub fn is_news_after(self, before: Option<Self>) -> bool {
+        let Some(before) = before else { return true };
+        if self.rest != before.rest {
             return true;
         }
-        match (self.last_seen, written.last_seen) {
+        match (self.last_seen, before.last_seen) {
             (Some(now), Some(before)) => now.duration_since(before).unsigned_abs() >= LAST_SEEN_EVERY,
             (now, before) => now != before,
         }
     }
+}
 
+impl DeviceNews {
     /// A merge patch that touches only what is ours: the key in the status has another writer.
     fn patch(&self) -> serde_json::Value {
         let whole = |time: Timestamp| time.round(jiff::Unit::Second).unwrap_or(time).to_string();
@@ -149,12 +166,13 @@ mod tests {
 
     #[test]
     fn a_device_that_is_merely_alive_is_written_every_five_minutes() {
-        let written = news("True", 1_790_000_000);
-        assert!(written.is_due(None));
-        assert!(!written.is_due(Some(&written)));
-        assert!(!news("True", 1_790_000_299).is_due(Some(&written)));
-        assert!(news("True", 1_790_000_300).is_due(Some(&written)));
-        assert!(news("Unknown", 1_790_000_010).is_due(Some(&written)));
+        let at = |ready: &str, second| Written::new(ready, Timestamp::from_second(second).ok());
+        let written = at("True", 1_790_000_000);
+        assert!(written.is_news_after(None));
+        assert!(!written.is_news_after(Some(written)));
+        assert!(!at("True", 1_790_000_299).is_news_after(Some(written)));
+        assert!(at("True", 1_790_000_300).is_news_after(Some(written)));
+        assert!(at("Unknown", 1_790_000_010).is_news_after(Some(written)));
     }
 
     #[test]

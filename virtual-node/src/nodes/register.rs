@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::Node;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 
 use super::object::{self, Adoption, Foreign};
+use super::packed::Packed;
 use crate::api::{self, CallError, Kind};
 use crate::clock;
 use crate::config::Config;
@@ -17,10 +18,10 @@ use crate::provider::{Liveness, NodeReport, NodeTemplate};
 const ATTEMPTS: usize = 4;
 
 /// What a node should be.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Wanted {
-    pub(crate) template: Arc<NodeTemplate>,
-    pub(crate) report: Option<Arc<NodeReport>>,
+    pub(crate) template: Packed<NodeTemplate>,
+    pub(crate) report: Option<Packed<NodeReport>>,
     pub(crate) liveness: Option<Liveness>,
     pub(crate) heartbeat: bool,
 }
@@ -84,7 +85,7 @@ async fn settle_once(api: &Api<Node>, config: &Config, name: &NodeName, wanted: 
     if existing.as_ref().is_some_and(|node| node.metadata.deletion_timestamp.is_some()) {
         return Err(NotSettled::Leaving);
     }
-    let adoption = object::adopt(name, existing.as_ref(), &wanted.template, &config.component);
+    let adoption = object::adopt(name, existing.as_ref(), &wanted.template.get(), &config.component);
     let mut wrote = true;
     let node = match (adoption.map_err(NotSettled::Foreign)?, existing) {
         (Adoption::Create(node), _) => {
@@ -100,7 +101,7 @@ async fn settle_once(api: &Api<Node>, config: &Config, name: &NodeName, wanted: 
     };
     let status = object::status_patch(
         &node,
-        wanted.report.as_deref(),
+        wanted.report.as_ref().map(Packed::get).as_ref(),
         wanted.liveness.as_ref(),
         config.kubelet_port,
         wanted.heartbeat,

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::lease;
 use super::object;
+use super::packed::Packed;
 use super::register::{self, NotSettled, Seen, Wanted};
 use crate::api::CallError;
 use crate::clock;
@@ -47,8 +48,8 @@ const COUNT_EVERY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 struct Entry {
     /// `None`: the node is to be removed.
-    template: Option<Arc<NodeTemplate>>,
-    report: Option<Arc<NodeReport>>,
+    template: Option<Packed<NodeTemplate>>,
+    report: Option<Packed<NodeReport>>,
     liveness: Option<Liveness>,
     /// Counts what was said about the node, so that an answer is matched with what it answers.
     version: u64,
@@ -201,8 +202,15 @@ impl NodesTask {
             return;
         }
         self.counted_at = Some(now);
-        for state in STATES {
-            self.metrics.nodes(state, self.nodes.values().filter(|entry| entry.state() == state).count());
+        let mut counts = STATES.map(|state| (state, 0));
+        for entry in self.nodes.values() {
+            let state = entry.state();
+            for (_, count) in counts.iter_mut().filter(|(of, _)| *of == state) {
+                *count += 1;
+            }
+        }
+        for (state, count) in counts {
+            self.metrics.nodes(state, count);
         }
     }
 
@@ -226,9 +234,10 @@ impl NodesTask {
     fn command(&mut self, command: Command) {
         match command {
             Command::Present { node, template } => {
+                let template = Packed::new(&*template);
                 let entry = self.entry(&node);
-                let known = entry.template.as_deref() == Some(&*template);
-                entry.template = Some(Arc::from(template));
+                let known = entry.template.as_ref() == Some(&template);
+                entry.template = Some(template);
                 let ours = entry.seen.is_some() && !entry.refused;
                 if ours {
                     self.outbox.push_back(pods::task::Command::Owned(node.clone()));
@@ -244,7 +253,7 @@ impl NodesTask {
                     let _ = receipt.send(Receipt::Obsolete);
                     return;
                 };
-                entry.report = Some(Arc::from(report));
+                entry.report = Some(Packed::new(&*report));
                 entry.version += 1;
                 entry.receipts.retain(|(_, receipt)| !receipt.is_closed());
                 entry.receipts.push((entry.version, receipt));
@@ -357,7 +366,7 @@ impl NodesTask {
             Some(template) => {
                 let due = |at: Instant| now - at >= self.config.node_status_interval.mul_f64(0.8);
                 let wanted = Wanted {
-                    template: Arc::clone(template),
+                    template: template.clone(),
                     report: entry.report.clone(),
                     liveness: entry.liveness.clone(),
                     heartbeat: entry.is_live() && entry.written_at.is_none_or(due),

@@ -1,13 +1,15 @@
 //! Measures and prints, for `docs/benchmarks.md`. Asserts nothing about speed or size.
 //!
 //! `cargo run --release -p hawser-e2e --bin bench [latency] [agent] [wire] [bridge] [sizes]`; without a name, all of them.
+//! `bridge:10000` is the bridge with so many devices.
 
+mod bridge;
 mod latency;
 mod memory;
 mod simulated;
 mod sizes;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 const ALL: [&str; 5] = ["latency", "agent", "wire", "bridge", "sizes"];
 
@@ -19,11 +21,15 @@ async fn main() -> Result<()> {
     }
     for name in wanted {
         println!("\n## {name}\n");
-        match name.as_str() {
+        let (name, devices) = match name.split_once(':') {
+            Some((name, devices)) => (name, devices.parse().context("after `:` goes a number of devices")?),
+            None => (name.as_str(), 1000),
+        };
+        match name {
             "latency" => latency::run().await?,
             "agent" => memory::agent().await?,
             "wire" => memory::wire().await?,
-            "bridge" => memory::bridge().await?,
+            "bridge" => bridge::run(devices).await?,
             "sizes" => sizes::run(),
             other => bail!("there is no bench `{other}`; there are {}", ALL.join(", ")),
         }

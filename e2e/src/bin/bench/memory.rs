@@ -1,4 +1,4 @@
-//! What an agent, the bridge and the wire cost when nothing happens.
+//! What an agent and the wire cost when nothing happens.
 
 use std::time::Duration;
 
@@ -7,11 +7,8 @@ use hawser_e2e::process::processes_of;
 use hawser_e2e::recipes;
 use hawser_e2e::world::World;
 
-use crate::simulated;
-
 /// The interval that devices have in the field.
-const HEARTBEAT: u16 = 10;
-const DEVICES: usize = 1000;
+pub(crate) const HEARTBEAT: u16 = 10;
 
 /// Agent and shims, idle and with ten workloads.
 pub(crate) async fn agent() -> Result<()> {
@@ -53,38 +50,14 @@ pub(crate) async fn wire() -> Result<()> {
     world.end().await
 }
 
-/// The bridge with many devices that only send heartbeats.
-pub(crate) async fn bridge() -> Result<()> {
-    let world = World::start_with_heartbeat("bench-bridge", 0, HEARTBEAT).await?;
-    tokio::time::sleep(Duration::from_secs(5)).await;
-    let pid = world.bridge_pid().context("the bridge runs")?;
-    let base = pss_kib(pid)?;
-    println!("bridge, no device: {:.1} MiB PSS", mib(base));
-    let devices = simulated::Fleet::join(&world, DEVICES).await?;
-    tokio::time::sleep(Duration::from_secs(30)).await;
-    let full = pss_kib(pid)?;
-    println!(
-        "bridge, {DEVICES} idle devices: {:.1} MiB PSS, {:.1} KiB per device",
-        mib(full),
-        full.saturating_sub(base) as f64 / DEVICES as f64
-    );
-    let (before, seconds) = (cpu_ticks(pid)?, 30);
-    tokio::time::sleep(Duration::from_secs(seconds)).await;
-    let ticks = cpu_ticks(pid)? - before;
-    // 100 ticks are a second on every Linux that people run.
-    println!("bridge, {DEVICES} idle devices: {:.1} % of one core", ticks as f64 / seconds as f64);
-    devices.leave(&world).await?;
-    world.end().await
-}
-
-fn pss_kib(pid: u32) -> Result<u64> {
+pub(crate) fn pss_kib(pid: u32) -> Result<u64> {
     let path = format!("/proc/{pid}/smaps_rollup");
     let text = std::fs::read_to_string(&path).with_context(|| path.clone())?;
     let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).context(path)?;
     Ok(line.trim().trim_end_matches("kB").trim().parse()?)
 }
 
-fn cpu_ticks(pid: u32) -> Result<u64> {
+pub(crate) fn cpu_ticks(pid: u32) -> Result<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let fields: Vec<_> = stat.rsplit_once(") ").context("stat")?.1.split(' ').collect();
     Ok(fields[11].parse::<u64>()? + fields[12].parse::<u64>()?)
@@ -94,6 +67,6 @@ fn is_actor(pid: u32) -> bool {
     std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe.ends_with("hawser-actor"))
 }
 
-fn mib(kib: u64) -> f64 {
+pub(crate) fn mib(kib: u64) -> f64 {
     kib as f64 / 1024.0
 }
