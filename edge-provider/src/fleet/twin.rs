@@ -3,47 +3,34 @@
 //! The twin holds what the device is to run, keeps telling it until the device's heartbeat shows that it knows, serves
 //! the bytes that the device asks for, passes on what the device reports, and acknowledges that only once the API server
 //! holds it. It sends no index before the view of the API is complete: an index from half a view would stop workloads.
+//!
+//! This file holds what there is; [`life`], [`downwards`] and [`upwards`] what follows from it.
 
 use std::net::IpAddr;
 use std::time::Duration;
 
-use hawser_wire::deployment::EdgeDeployment;
-use hawser_wire::desired::{Chunk, Want};
-use hawser_wire::limits::{MAX_CHUNK, MAX_OBJECT, MAX_PLAINTEXT, MAX_REPORT_ITEMS, MAX_WANTED_OBJECTS};
-use hawser_wire::report::{DeviceEvent, Gone, Heartbeat, NodeFacts, Numbered, Report, ReportItem, WorkloadReport};
+use hawser_wire::report::NodeFacts;
 use hawser_wire::session_messages::HelloPayload;
-use hawser_wire::{Ack, Digest, Down, Open, PodUid, Up, codec};
+use hawser_wire::{Digest, Down, Open, PodUid, Up};
 use jiff::Timestamp;
-use virtual_node::provider::{ConditionReport, EventReport, Liveness, NodeReport, PodReport, Receipt};
+use virtual_node::provider::{EventReport, Liveness, NodeReport, PodReport, Receipt};
 use virtual_node::{NodeName, PodRef};
 
 use super::clock::{DeviceClock, Moment};
 pub use super::desired::Full;
 use super::desired::{DesiredSet, Running, Wanted};
-use super::inbox::About;
 use super::inbox::Inbox;
 pub use super::inbox::Ticket;
-use super::observe;
-use super::version::{Stamping, Versions};
+use super::version::Versions;
 use crate::deployment::Prepared;
 
-/// Changes within this time travel in one index.
-const GATHER: Duration = Duration::from_millis(50);
-/// Receipts within this time are acknowledged in one message.
-const GATHER_ACKS: Duration = Duration::from_millis(50);
+mod downwards;
+mod life;
+mod upwards;
+
 /// The first index unanswered for this long is sent again, then after twice as long, and so on.
 const FIRST_RETRY: Duration = Duration::from_secs(5);
 const LAST_RETRY: Duration = Duration::from_secs(120);
-/// After so many indexes without effect the device most likely knows something newer than we do: a new handshake tells.
-const RETRIES_BEFORE_HANDSHAKE: u32 = 8;
-/// For how long a view of the API that is behind the device's may be a lagging server rather than a restored one.
-const RESTORED_AFTER: Duration = Duration::from_secs(15);
-/// How much is sent in answer to one request for objects. The device asks again for the rest.
-const MAX_ANSWER: usize = 8 * MAX_CHUNK;
-/// Hints of absence lead to a ping at most this often.
-const PING_EVERY: Duration = Duration::from_secs(5);
-/// A device's wall clock is called skewed beyond this, and right again below half of it.
-const SKEW_MILLIS: i64 = 10_000;
 
 /// What is the same for all twins.
 #[derive(Debug, Clone, Copy)]
@@ -241,10 +228,6 @@ impl Twin {
         self.facts()
     }
 
-    fn facts(&self) -> Option<NodeFacts> {
-        codec::decode(self.facts.as_deref()?, MAX_PLAINTEXT).ok().map(|decoded| decoded.value)
-    }
-
     /// Whether the device was heard within its window.
     pub fn is_online(&self) -> bool {
         matches!(self.life, Life::Online { .. })
@@ -361,312 +344,6 @@ impl Twin {
             // Streams are opened by the bridge, and none is open.
             Open::Known(Up::Stream(_)) | Open::Unknown => effects.push(Effect::Count(Counted::Unfamiliar)),
         }
-    }
-
-    // --- life
-
-    fn heard(&mut self, now: Moment, effects: &mut Vec<Effect>) {
-        self.life = Life::Online { heard: now };
-        self.pinged = None;
-        self.call_online(effects);
-    }
-
-    fn call_online(&mut self, effects: &mut Vec<Effect>) {
-        if !self.called_online && self.is_online() && self.facts.is_some() {
-            self.called_online = true;
-            effects.push(Effect::Observe(Observation::Liveness(Liveness::Online)));
-        }
-    }
-
-    fn age(&mut self, context: Context, effects: &mut Vec<Effect>) {
-        let (since, last) = match self.life {
-            Life::Unheard { since, last } => (since, last),
-            Life::Online { heard } => (heard.mono, Some(heard.wall)),
-            Life::Offline { .. } => return,
-        };
-        if context.now.mono < since + self.window() {
-            return;
-        }
-        self.life = Life::Offline { last };
-        self.called_online = false;
-        let message = match last.and_then(|last| last.round(jiff::Unit::Second).ok()) {
-            Some(last) => format!("the device was last heard at {last}"),
-            None => "the device has never been heard".to_owned(),
-        };
-        let offline = Liveness::Offline { reason: "DeviceOffline".to_owned(), message };
-        effects.push(Effect::Observe(Observation::Liveness(offline)));
-    }
-
-    fn ping(&mut self, context: Context, effects: &mut Vec<Effect>) {
-        let recently = self.pinged.is_some_and(|at| context.now.mono < at + PING_EVERY);
-        if self.link.is_some() && !recently {
-            self.pinged = Some(context.now.mono);
-            self.pings = self.pings.wrapping_add(1);
-            effects.push(Effect::Send(Down::Ping(self.pings)));
-        }
-    }
-
-    fn hear_heartbeat(&mut self, heartbeat: &Heartbeat, context: Context, effects: &mut Vec<Effect>) {
-        if let Some(skew) = self.clock.sample(heartbeat, context.now) {
-            self.judge_clock(skew, effects);
-        }
-        let Some(link) = &mut self.link else { return };
-        link.digest = heartbeat.digest;
-        let Some(digest) = heartbeat.digest else { return };
-        self.versions.confirmed(digest);
-    }
-
-    fn judge_clock(&mut self, skew: i64, effects: &mut Vec<Effect>) {
-        let limit = if self.skewed == Some(true) { SKEW_MILLIS / 2 } else { SKEW_MILLIS };
-        let skewed = skew.abs() > limit;
-        if self.skewed.replace(skewed) != Some(skewed)
-            && let Some(report) = self.node_report()
-        {
-            effects.push(Effect::Observe(Observation::Node(report, None)));
-        }
-    }
-
-    // --- downwards
-
-    fn remove(&mut self, uid: &PodUid) {
-        self.desired.remove(uid);
-        self.inbox.forget_pod(uid);
-    }
-
-    /// Sends the index if the device does not have it and it is time, and notes when it will be time.
-    fn converge(&mut self, context: Context, effects: &mut Vec<Effect>) {
-        let online = self.is_online();
-        let Some(link) = &mut self.link else { return };
-        link.due = None;
-        // To a device that is not heard everything would be said in vain; it is said when the device is heard again.
-        if !self.synced || !online {
-            return;
-        }
-        let now = context.now.mono;
-        let digest = self.desired.digest();
-        if link.digest == Some(digest) {
-            link.sent = None;
-            link.behind_since = None;
-            return;
-        }
-        let again = link.sent.filter(|sent| sent.digest == digest);
-        let due = again.map_or(link.gathered_at, SentIndex::retry_at);
-        if now < due {
-            link.due = Some(due);
-            return;
-        }
-        let times = again.map_or(1, |sent| sent.times.saturating_add(1));
-        if times > RETRIES_BEFORE_HANDSHAKE {
-            self.link = None;
-            effects.push(Effect::Rehandshake);
-            return;
-        }
-        let restored = link.behind_since.is_some_and(|since| now >= since + RESTORED_AFTER);
-        match self.versions.issue(digest, context.revision, restored) {
-            Stamping::Issue(version) => {
-                let sent = SentIndex { digest, at: now, times };
-                link.due = Some(sent.retry_at());
-                link.sent = Some(sent);
-                link.behind_since = None;
-                link.gathered_at = now + GATHER;
-                effects.push(Effect::Count(if times == 1 { Counted::Index } else { Counted::IndexAgain }));
-                effects.push(Effect::Send(Down::Index(self.desired.index(version))));
-            }
-            Stamping::Behind => {
-                let since = *link.behind_since.get_or_insert(now);
-                link.due = Some(since + RESTORED_AFTER);
-            }
-            Stamping::Exhausted => effects.push(Effect::Count(Counted::VersionExhausted)),
-        }
-    }
-
-    fn answer(&mut self, want: &Want, now: Moment, effects: &mut Vec<Effect>) {
-        // Whoever fetches has the index; that it does not show in the heartbeat yet is no reason to send it again.
-        if let Some(sent) = self.link.as_mut().and_then(|link| link.sent.as_mut()) {
-            sent.at = now.mono;
-            sent.times = 1;
-        }
-        let mut left = MAX_ANSWER;
-        for wanted in want.objects.iter().take(MAX_WANTED_OBJECTS) {
-            let Some(object) = self.desired.object(&wanted.hash) else {
-                effects.push(Effect::Count(Counted::UnknownObject));
-                continue;
-            };
-            let total = object.reference.len;
-            let Ok(mut offset) = usize::try_from(wanted.offset) else { continue };
-            let window = usize::try_from(wanted.window).unwrap_or(usize::MAX).min(left);
-            let end = object.bytes.len().min(offset.saturating_add(window));
-            // An empty object is one empty chunk.
-            let mut first = object.bytes.is_empty();
-            while offset < end || std::mem::take(&mut first) {
-                let data = object.bytes[offset.min(end)..end.min(offset + MAX_CHUNK)].to_vec();
-                left -= data.len();
-                effects.push(Effect::Count(Counted::ObjectBytes(data.len() as u64)));
-                let chunk = Chunk { hash: wanted.hash, total, offset: offset as u64, data };
-                offset += MAX_CHUNK;
-                effects.push(Effect::Send(Down::Chunk(chunk)));
-            }
-        }
-    }
-
-    // --- upwards
-
-    fn hear_report(&mut self, report: Report, context: Context, effects: &mut Vec<Effect>) {
-        for item in report.items.into_iter().take(MAX_REPORT_ITEMS) {
-            self.hear_item(item, context, effects);
-        }
-    }
-
-    /// Before the view is complete it cannot be told whether a pod is unknown or not yet known; before the first
-    /// heartbeat no time can be corrected.
-    fn may_observe(&self) -> bool {
-        self.synced && self.clock.is_set()
-    }
-
-    fn say_early(&mut self, context: Context, effects: &mut Vec<Effect>) {
-        if self.inbox.has_early() && self.may_observe() {
-            for item in self.inbox.take_early() {
-                self.hear_item(item, context, effects);
-            }
-        }
-    }
-
-    fn hear_item(&mut self, numbered: Numbered, context: Context, effects: &mut Vec<Effect>) {
-        if !self.may_observe() {
-            // Facts are needed at once, and need neither.
-            if !matches!(numbered.item, Open::Known(ReportItem::Facts(_))) {
-                self.inbox.keep_early(numbered);
-                return;
-            }
-        }
-        let seq = numbered.seq;
-        match numbered.item {
-            Open::Known(ReportItem::Workload(said)) => self.hear_workload(seq, &said, effects),
-            Open::Known(ReportItem::Gone(gone)) => self.hear_gone(seq, &gone, effects),
-            Open::Known(ReportItem::Facts(facts)) => self.hear_facts(seq, &facts, effects),
-            Open::Known(ReportItem::Event(event)) => self.hear_event(seq, &event, context, effects),
-            Open::Unknown => {
-                effects.push(Effect::Count(Counted::Unfamiliar));
-                self.inbox.acknowledge(seq);
-            }
-        }
-    }
-
-    fn hear_workload(&mut self, seq: u64, said: &WorkloadReport, effects: &mut Vec<Effect>) {
-        let Some(entry) = self.desired.get(&said.uid) else {
-            // Not wanted any more: there is nothing to write it to.
-            self.inbox.acknowledge(seq);
-            return;
-        };
-        if let Some(ticket) = self.inbox.admit(seq, About::Pod(said.uid.clone())) {
-            let pod = entry.pod.clone();
-            effects.push(Effect::Observe(Observation::Pod(pod, Box::new(self.pod_report(said)), ticket)));
-        }
-    }
-
-    fn hear_gone(&mut self, seq: u64, gone: &Gone, effects: &mut Vec<Effect>) {
-        let Some(entry) = self.desired.get(&gone.uid) else {
-            self.inbox.acknowledge(seq);
-            return;
-        };
-        if matches!(entry.wanted, Wanted::Run(_) | Wanted::Keep) {
-            // A life that was ended before the cluster was restored to a time when the pod was wanted: its end must not
-            // be written over the life that begins now.
-            self.inbox.acknowledge(seq);
-            return;
-        }
-        if let Some(ticket) = self.inbox.admit(seq, About::Gone(gone.uid.clone())) {
-            let pod = entry.pod.clone();
-            let last = gone.last.as_ref().map(|last| Box::new(self.pod_report(last)));
-            effects.push(Effect::Observe(Observation::Gone(pod, last, ticket)));
-        }
-    }
-
-    fn hear_facts(&mut self, seq: u64, facts: &NodeFacts, effects: &mut Vec<Effect>) {
-        if let Some(ticket) = self.inbox.admit(seq, About::Facts) {
-            self.addresses = observe::device_addresses(facts).into();
-            self.facts = Some(codec::encode(facts).into());
-            self.facts_are_new = true;
-            if let Some(report) = self.node_report() {
-                effects.push(Effect::Observe(Observation::Node(report, Some(ticket))));
-            }
-        }
-        self.call_online(effects);
-    }
-
-    fn hear_event(&mut self, seq: u64, event: &DeviceEvent, context: Context, effects: &mut Vec<Effect>) {
-        let pod = event.pod.as_ref().map(|uid| self.desired.get(uid).map(|entry| &entry.pod));
-        let Some(pod) = pod.map_or(Some(None), |known| known.map(Some)) else {
-            // About a pod that is no more.
-            self.inbox.acknowledge(seq);
-            return;
-        };
-        let report = observe::event_report(event, &self.node, pod, &self.clock, context.now);
-        if let Some(ticket) = self.inbox.admit(seq, About::Event) {
-            effects.push(Effect::Observe(Observation::Event(Box::new(report), ticket)));
-        }
-    }
-
-    fn receive_receipt(&mut self, ticket: &Ticket, _context: Context) {
-        self.inbox.settle(ticket);
-        if let About::Gone(uid) = ticket.about() {
-            let stopping = self.desired.get(uid).is_some_and(|entry| matches!(entry.wanted, Wanted::Stop { .. }));
-            if stopping {
-                self.remove(uid);
-            }
-        }
-    }
-
-    fn flush_acks(&mut self, now: Moment, effects: &mut Vec<Effect>) {
-        let waiting = self.inbox.waiting_acks();
-        if waiting == 0 || self.link.is_none() {
-            self.ack_at = None;
-            return;
-        }
-        let at = *self.ack_at.get_or_insert(now.mono + GATHER_ACKS);
-        if now.mono < at && waiting < MAX_REPORT_ITEMS {
-            return;
-        }
-        self.ack_at = None;
-        for seqs in self.inbox.take_acks().chunks(MAX_REPORT_ITEMS) {
-            effects.push(Effect::Send(Down::Ack(Ack { seqs: seqs.to_vec() })));
-        }
-    }
-
-    fn pod_report(&self, said: &WorkloadReport) -> PodReport {
-        let spec = self.desired.get(&said.uid).and_then(|entry| match &entry.wanted {
-            Wanted::Run(running) => {
-                codec::decode::<EdgeDeployment>(&running.deployment.bytes, MAX_OBJECT as usize).ok()
-            }
-            Wanted::Keep | Wanted::Stop { .. } | Wanted::Retain => None,
-        });
-        observe::pod_report(said, &self.clock, spec.as_ref().map(|spec| &spec.value), &self.addresses)
-    }
-
-    fn node_report(&self) -> Option<Box<NodeReport>> {
-        let mut report = observe::node_report(&self.facts()?);
-        report.conditions.retain(|condition| condition.kind != "ClockSkewed");
-        if let Some(skewed) = self.skewed {
-            report.conditions.push(clock_condition(skewed));
-        }
-        Some(Box::new(report))
-    }
-}
-
-fn clock_condition(skewed: bool) -> ConditionReport {
-    let (reason, message) = if skewed {
-        (
-            "ClockDiffers",
-            "the device's clock differs from the cluster's by more than 10 s; times shown here are corrected",
-        )
-    } else {
-        ("ClockAgrees", "the device's clock agrees with the cluster's")
-    };
-    ConditionReport {
-        kind: "ClockSkewed".to_owned(),
-        status: Some(skewed),
-        reason: reason.to_owned(),
-        message: message.to_owned(),
     }
 }
 

@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 
 use super::tests::*;
 use super::*;
+use crate::fleet::inbox::About;
 use hawser_wire::Version;
 use hawser_wire::desired::Index;
-use hawser_wire::report::Phase;
+use hawser_wire::report::{Gone, Phase, ReportItem, WorkloadReport};
 use proptest::prelude::*;
 
 #[derive(Debug, Clone)]

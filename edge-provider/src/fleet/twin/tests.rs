@@ -1,9 +1,10 @@
 //! What a twin does, one case at a time.
 
+use super::downwards::{MAX_ANSWER, RETRIES_BEFORE_HANDSHAKE};
 use super::*;
 use crate::deployment::Object;
-use hawser_wire::desired::{Index, WantedObject, Wish as WireWish};
-use hawser_wire::report::Phase;
+use hawser_wire::desired::{Index, Want, WantedObject, Wish as WireWish};
+use hawser_wire::report::{Gone, Heartbeat, Numbered, Phase, Report, ReportItem, WorkloadReport};
 use hawser_wire::{BootId, ContentHash, DeviceTime, Version};
 
 pub(super) const EPOCH: i64 = 1_790_000_000_000;
