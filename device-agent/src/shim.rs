@@ -20,7 +20,7 @@ mod launch;
 mod log;
 mod sweep;
 
-pub(crate) use self::sweep::sweep_session;
+pub(crate) use self::sweep::sweep_left;
 
 /// The program behind the word `shim`; `args` are what follows it. Any program that uses the `process` runtime calls this
 /// before anything else when its first argument is `shim`: before threads, and before an asynchronous runtime.

@@ -10,7 +10,8 @@
 //!   `etc/app` in its working directory; `$(HAWSER_WORKLOAD_DIR)` works in commands and variables. `readOnly` and an
 //!   `emptyDir`'s size limit cannot be enforced here. One mount below another is refused.
 //! - The termination message file is at `$HAWSER_WORKLOAD_DIR/dev/termination-log`, or wherever the pod puts it.
-//! - Besides its own environment it gets `PATH`, `HOME`, `HAWSER_WORKLOAD_DIR` and, if the pod has one, `HOSTNAME`.
+//! - Besides its own environment it gets `PATH`, `HOME`, `HAWSER_WORKLOAD_DIR`, `HAWSER_CONTAINER_ID` and, if the pod
+//!   has one, `HOSTNAME`.
 //! - Secret files are only ever in memory, below a directory on a tmpfs.
 //! - Where the agent is root, programs that are not have one more group, the pod's own, which is what lets them enter the
 //!   pod's directories, and keeps out everybody else. A program that changes its user by itself leaves that group:
@@ -108,6 +109,8 @@ const START_TIMEOUT: Timespec = Timespec { tv_sec: 30, tv_nsec: 0 };
 /// How long a removal waits for what it killed.
 const REMOVE_WAIT: Duration = Duration::from_secs(10);
 
+/// The variable that names the attempt. What a dead shim leaves is known by it, too.
+const CONTAINER_ID: &str = "HAWSER_CONTAINER_ID";
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 impl Process {
@@ -156,6 +159,7 @@ impl Runtime for Process {
             ("PATH".to_owned(), DEFAULT_PATH.to_owned()),
             ("HOME".to_owned(), work.clone()),
             ("HAWSER_WORKLOAD_DIR".to_owned(), work),
+            (CONTAINER_ID.to_owned(), id.to_string()),
         ];
         env.extend(pod.hostname.iter().map(|hostname| ("HOSTNAME".to_owned(), hostname.clone())));
         env
@@ -182,8 +186,7 @@ impl Runtime for Process {
     }
 
     async fn ended(&self, id: ContainerId) -> Exit {
-        let dir = self.0.places.attempt(&id);
-        held::ended(self, dir).await
+        held::ended(self, id).await
     }
 
     async fn signal(&self, id: ContainerId, signal: Signal) -> Result<(), RuntimeError> {
@@ -206,10 +209,9 @@ impl Runtime for Process {
         let pod = uid.clone();
         let ids = self.blocking(move |inner| held::attempts(&inner.places, &pod)).await?;
         for id in ids {
-            let dir = self.0.places.attempt(&id);
-            if held::is_locked(&dir) {
+            if held::is_locked(&self.0.places.attempt(&id)) {
                 self.signal(id.clone(), Signal::Kill).await?;
-                let ended = tokio::time::timeout(REMOVE_WAIT, held::ended(self, dir)).await;
+                let ended = tokio::time::timeout(REMOVE_WAIT, held::ended(self, id.clone())).await;
                 ended.map_err(io::Error::from).naming(|| format!("wait for {id} to end"))?;
             }
         }

@@ -26,6 +26,11 @@ impl Identity {
         Stat::read(self.pid).is_ok_and(|stat| stat.start == self.start)
     }
 
+    /// Whether its pid is another process's now.
+    pub(crate) fn is_replaced(&self) -> bool {
+        Stat::read(self.pid).is_ok_and(|stat| stat.start != self.start)
+    }
+
     pub(crate) fn pid(&self) -> Option<Pid> {
         Pid::from_raw(self.pid)
     }
@@ -36,8 +41,11 @@ impl Identity {
 pub(crate) struct Stat {
     pub(crate) pid: i32,
     pub(crate) parent: i32,
+    pub(crate) group: i32,
     pub(crate) session: i32,
     pub(crate) start: u64,
+    /// It has ended, and its parent has not asked yet.
+    pub(crate) zombie: bool,
 }
 
 impl Stat {
@@ -56,8 +64,10 @@ impl Stat {
         Some(Self {
             pid,
             parent: fields.get(1)?.parse().ok()?,
+            group: fields.get(2)?.parse().ok()?,
             session: fields.get(3)?.parse().ok()?,
             start: fields.get(19)?.parse().ok()?,
+            zombie: matches!(*fields.first()?, "Z" | "X"),
         })
     }
 
@@ -89,7 +99,10 @@ mod tests {
     #[test]
     fn a_name_full_of_parentheses_does_not_confuse() {
         let text = b"42 (a) R 1 (b) c) S 7 42 40 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 98765 1 2";
-        assert_eq!(Stat::parse(42, text), Some(Stat { pid: 42, parent: 7, session: 40, start: 98765 }));
+        assert_eq!(
+            Stat::parse(42, text),
+            Some(Stat { pid: 42, parent: 7, group: 42, session: 40, start: 98765, zombie: false })
+        );
         assert_eq!(Stat::parse(42, b"42 (x) S 7"), None);
         assert_eq!(Stat::parse(42, b""), None);
     }

@@ -153,6 +153,86 @@ async fn a_pid_that_belongs_to_somebody_else_now_is_not_taken_for_ours() {
     device.stop().await;
 }
 
+/// Writes down an attempt whose shim and program had these pids, long ago.
+fn dead_attempt(device: &Device, name: &str, shim: i32, program: i32) {
+    let attempt = device.place(name).join("containers/main/0");
+    std::fs::create_dir_all(&attempt).unwrap();
+    std::fs::write(attempt.join("lock"), "").unwrap();
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let state = format!(
+        r#"{{"boot":"{}","shim":{{"pid":{shim},"start":1}},"program":{{"pid":{program},"start":1}},"started":{{"secs":1,"nanos":0}}}}"#,
+        boot.trim()
+    );
+    std::fs::write(attempt.join("state.json"), state).unwrap();
+}
+
+#[tokio::test]
+async fn whoever_got_a_dead_shims_pid_is_left_alone_and_so_is_its_session() {
+    let mut device = Device::new();
+    // A leader of a session with a child in it, as a login has; and a daemon whose leader has gone.
+    let script =
+        "setsid sh -c 'echo $$; sleep 1000 & echo $!; wait' & setsid sh -c 'echo $$; sleep 1000 & echo $!' & wait";
+    let mut foreign =
+        Command::new("sh").args(["-c", script]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(foreign.stdout.take().unwrap()));
+    let mut pids: Vec<i32> = (0..4).map(|_| lines.next().unwrap().unwrap().parse().unwrap()).collect();
+    let strangers = KillThem(pids.clone());
+    pids.sort_unstable();
+    let session = |pid: i32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit_once(") ").map(|(_, rest)| rest.split(' ').nth(3).unwrap().parse::<i32>().unwrap())
+    };
+    let sleeping =
+        |pid: &&i32| std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(b"sleep"));
+    let sleepers: Vec<i32> = loop {
+        let sleepers: Vec<i32> = pids.iter().filter(sleeping).copied().collect();
+        if sleepers.len() == 2 && pids.iter().filter(|pid| is_alive(**pid)).count() == 3 {
+            break sleepers;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    for (number, sleeper) in sleepers.iter().enumerate() {
+        let leader = session(*sleeper).unwrap();
+        let spec = pod(&format!("p{number}"), RestartPolicy::Never, shell("exit 0"));
+        dead_attempt(&device, &spec.name, leader, 1);
+        device.start();
+        let end = device.run_to_end(&spec).await;
+        assert_eq!((end.exit_code, end.reason.as_str()), (137, "ContainerStatusUnknown"));
+        device.stop().await;
+        assert!(is_alive(*sleeper), "of session {leader} in {pids:?}");
+    }
+    drop(strangers);
+    foreign.wait().unwrap();
+}
+
+struct KillThem(Vec<i32>);
+
+impl Drop for KillThem {
+    fn drop(&mut self) {
+        for pid in self.0.iter().filter(|pid| is_alive(**pid)) {
+            kill(*pid, Signal::KILL);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_killed_shim_leaves_is_swept_wherever_it_has_gone() {
+    let mut device = Device::new();
+    device.start();
+    // In the program's group and without its environment; in a session of its own.
+    let script = "env -i sleep 1000 & echo $! > a; setsid sleep 1000 & echo $! > b; echo $PPID > shim; wait";
+    device.run(&pod("web", RestartPolicy::Never, shell(script)));
+    let mut pids = Vec::new();
+    for file in ["a", "b", "shim"] {
+        pids.push(device.written("web", file).await.parse::<i32>().unwrap());
+    }
+    device.until_running("web").await;
+    kill(pids[2], Signal::KILL);
+    device.until("the end", |device| device.report("web").unwrap().phase == hawser_wire::report::Phase::Failed).await;
+    assert_eq!(pids.iter().map(|pid| is_alive(*pid)).collect::<Vec<_>>(), [false; 3]);
+    device.stop().await;
+}
+
 #[tokio::test]
 async fn what_was_started_is_known_without_a_record_and_a_shim_of_an_earlier_version_is_adopted() {
     let mut device = Device::new();

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use hawser_wire::deployment::{Container, EmptyDir, Mount, Resources, RestartPolicy, Volume, VolumeSource};
-use hawser_wire::report::ContainerState;
+use hawser_wire::report::{ContainerState, Phase};
 
 use crate::world::*;
 
@@ -167,6 +167,38 @@ async fn what_is_not_enforced_is_told_once_by_its_name() {
         "sizeLimit of volume v is not enforced",
     ] {
         assert!(event.message.contains(words), "{}", event.message);
+    }
+    device.stop().await;
+}
+
+#[tokio::test]
+async fn a_killed_shim_leaves_nobody_in_its_cgroups_nor_these() {
+    let mut device = Device::new();
+    let group = format!("hawser-test-shim-{}", std::process::id());
+    device.config.cgroup = Some(group.clone());
+    if !is_root() {
+        eprintln!("SKIPPED: cgroups take root");
+        return;
+    }
+    device.start();
+    // Neither by its session nor by its environment could it be found.
+    let script = "env -i setsid sleep 1000 & echo $! > child; echo $PPID > shim; cat /proc/self/cgroup; wait";
+    device.run(&pod("web", RestartPolicy::Never, shell(script)));
+    let child: i32 = device.written("web", "child").await.parse().unwrap();
+    let shim: i32 = device.written("web", "shim").await.parse().unwrap();
+    device.until_running("web").await;
+    kill(shim, rustix::process::Signal::KILL);
+    device.until("the end", |device| device.report("web").unwrap().phase == Phase::Failed).await;
+    if device.log("web").contains(&group) {
+        assert!(!is_alive(child));
+        for hierarchy in ["memory", "cpu", "pids"] {
+            let dir = Path::new("/sys/fs/cgroup").join(hierarchy).join(&group);
+            assert!(!dir.join("web-main-0").exists(), "{}", dir.display());
+            let _ = std::fs::remove_dir(dir);
+        }
+    } else {
+        kill(child, rustix::process::Signal::KILL);
+        eprintln!("SKIPPED: no cgroup could be made here");
     }
     device.stop().await;
 }

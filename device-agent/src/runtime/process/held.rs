@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use hawser_wire::PodUid;
@@ -12,13 +12,13 @@ use rustix::process::{PidfdFlags, WaitOptions};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::Process;
 use super::beneath::is_name;
 use super::place::{Naming, Places};
+use super::{CONTAINER_ID, Process};
 use crate::runtime::{ContainerId, Exit, ExitCause, Found, FoundState, RuntimeError};
 use crate::shim::files::{self, EXIT, ExitFile, LOCK, STATE, StateFile};
 use crate::shim::identity::{Identity, since_boot};
-use crate::shim::sweep_session;
+use crate::shim::sweep_left;
 
 /// How a container is, as its directory tells.
 enum Held {
@@ -73,9 +73,9 @@ fn lost_exit(boot: &str, state: Option<&StateFile>) -> ExitFile {
 }
 
 /// Ends what a dead shim left, and writes down that it did.
-fn bury(dir: &Path, boot: &str, state: &StateFile) -> ExitFile {
+fn bury(id: &ContainerId, dir: &Path, boot: &str, state: &StateFile) -> ExitFile {
     if state.boot == boot {
-        sweep_session(state.shim);
+        sweep_left(state, &format!("{CONTAINER_ID}={id}"));
     }
     let exit = lost_exit(boot, Some(state));
     // If this cannot be written it is found out again.
@@ -146,7 +146,7 @@ fn find(places: &Places, id: ContainerId, boot: &str) -> Option<Found> {
             FoundState::Ended(exit.exit(boot))
         }
         Held::Lost(state) => {
-            let exit = bury(&dir, boot, &state);
+            let exit = bury(&id, &dir, boot, &state);
             image = state.image;
             FoundState::Ended(exit.exit(boot))
         }
@@ -154,8 +154,9 @@ fn find(places: &Places, id: ContainerId, boot: &str) -> Option<Found> {
     Some(Found { id, image, state })
 }
 
-/// Resolves when the container in `dir` has ended.
-pub(super) async fn ended(process: &Process, dir: PathBuf) -> Exit {
+/// Resolves when the container has ended.
+pub(super) async fn ended(process: &Process, id: ContainerId) -> Exit {
+    let dir = process.0.places.attempt(&id);
     let mut pause = Duration::from_millis(20);
     loop {
         let looked = dir.clone();
@@ -172,8 +173,7 @@ pub(super) async fn ended(process: &Process, dir: PathBuf) -> Exit {
             }
             Held::Nothing => return Exit::lost("it was never started, or all its traces are lost"),
             Held::Lost(state) => {
-                let dir = dir.clone();
-                let exit = process.blocking(move |inner| bury(&dir, &inner.boot, &state)).await;
+                let exit = process.blocking(move |inner| bury(&id, &dir, &inner.boot, &state)).await;
                 return exit.exit(&process.0.boot);
             }
             // Between taking the lock and writing the state lie milliseconds.
