@@ -100,7 +100,7 @@ async fn what_cannot_be_is_said_in_the_real_words() -> Result<()> {
         ("GET", "none/log", 404, "pods \"none\" not found".to_owned()),
         ("GET", "waiting/log", 204, String::new()),
         ("POST", "waiting/exec?command=x", 400, "pod waiting does not have a host assigned".to_owned()),
-        ("GET", "lost/log", 404, "nodes \"gone\" not found".to_owned()),
+        ("GET", "lost/log", 404, "pods \"gone\" not found".to_owned()),
         ("GET", "unknown/log", 500, "no preferred addresses found; known addresses: []".to_owned()),
         (
             "GET",
@@ -156,6 +156,13 @@ async fn what_a_kubelet_refuses_is_passed_on() -> Result<()> {
     world.kubelet.will(Answer::Say(200, "why not"));
     let told = world.client.told("POST", &format!("{PODS}/p/exec?command=x"), &UPGRADE).await?;
     assert_eq!(told, (500, "invalid upgrade response: status code 200".to_owned()));
+    // Nothing is an answer too.
+    let (log, upgrade) = (format!("{PODS}/p/log"), format!("{PODS}/p/exec?command=x"));
+    world.kubelet.will(Answer::Leave);
+    let get = format!("Get \"https://{}/containerLogs/default/p/a\": EOF", world.kubelet.address);
+    assert_eq!(world.client.told("GET", &log, &[]).await?, (500, get));
+    world.kubelet.will(Answer::Leave);
+    assert_eq!(world.client.told("POST", &upgrade, &UPGRADE).await?, (500, "unexpected EOF".to_owned()));
     eventually("all connections go", || world.api.kubelet_connections() == 0 && world.kubelet.open() == 0).await?;
     world.api.stop().await;
     Ok(())

@@ -160,7 +160,9 @@ pub(crate) async fn serve(
             _ => Err(Refusal::bad_request(format!("pod {name} does not have a host assigned"))),
         };
     }
-    let endpoint = of_node(shared, node)?;
+    // The real server takes the missing node for a pod too.
+    let missing = |refusal: Refusal| if refusal.code == 404 { Refusal::not_found("", "pods", node) } else { refusal };
+    let endpoint = of_node(shared, node).map_err(missing)?;
     match errand {
         Errand::Log => relay::log(shared, &endpoint, &path, name).await,
         _ => relay::upgrade(shared, &endpoint, &path, request).await,

@@ -108,7 +108,8 @@ pub(crate) fn log(query: &Query, pod: &str) -> Result<String, Refusal> {
     at_least("tailLines", tail, 0, "must be greater than or equal to 0");
     at_least("limitBytes", limit, 1, "must be greater than 0");
     if seconds.is_some() && time.is_some() {
-        errors.push(FieldError::forbidden("", "at most one of `sinceTime` or `sinceSeconds` may be specified"));
+        // This is how the real server names no field.
+        errors.push(FieldError::forbidden("[]", "at most one of `sinceTime` or `sinceSeconds` may be specified"));
     } else {
         at_least("sinceSeconds", seconds, 1, "must be greater than 0");
     }
@@ -193,7 +194,7 @@ mod tests {
             ),
             (
                 "sinceSeconds=1&sinceTime=2026-01-02T03:04:05Z",
-                "422: PodLogOptions \"p\" is invalid: : Forbidden: at most one of `sinceTime` or `sinceSeconds` may be specified",
+                "422: PodLogOptions \"p\" is invalid: []: Forbidden: at most one of `sinceTime` or `sinceSeconds` may be specified",
             ),
             ("stream=All", "422: PodLogOptions \"p\" is invalid: stream: Forbidden: may not be specified"),
         ];

@@ -90,6 +90,9 @@ fn heard(error: &hyper::Error) -> String {
     let mut cause = std::error::Error::source(error);
     while let Some(inner) = cause {
         if let Some(error) = inner.downcast_ref::<std::io::Error>() {
+            if error.kind() == std::io::ErrorKind::UnexpectedEof {
+                return "EOF".to_owned();
+            }
             return format!("read: {}", words(error));
         }
         cause = inner.source();

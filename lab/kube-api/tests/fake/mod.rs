@@ -44,6 +44,8 @@ pub(crate) enum Answer {
     Upgrade(&'static str),
     /// Nothing, until the client goes.
     Silence,
+    /// Nothing, and it goes itself.
+    Leave,
 }
 
 /// A request as the kubelet saw it.
@@ -168,6 +170,8 @@ impl State {
                 });
             }
             Answer::Silence => std::future::pending::<()>().await,
+            // hyper closes the connection then.
+            Answer::Leave => return Err(std::io::Error::other("told to leave")),
         }
         Ok(response)
     }
