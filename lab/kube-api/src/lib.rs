@@ -93,8 +93,9 @@ impl Default for Config {
     }
 }
 
-/// The order of address types that the real server has when nobody sets another one.
-const KUBELET_ADDRESSES: [&str; 5] = ["Hostname", "InternalDNS", "InternalIP", "ExternalDNS", "ExternalIP"];
+/// The order of address types that kubeadm sets. Without, a real server tries `Hostname` first, and the names of devices
+/// do not resolve.
+const KUBELET_ADDRESSES: [&str; 3] = ["InternalIP", "ExternalIP", "Hostname"];
 /// How many changes a watch may lag behind before it is dropped.
 const WATCH_QUEUE: usize = 2048;
 

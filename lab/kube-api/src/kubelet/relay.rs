@@ -44,7 +44,7 @@ struct Connection<B> {
 /// What keeps a connection open.
 struct Held {
     _task: AbortOnDropHandle<()>,
-    place: OwnedSemaphorePermit,
+    _place: OwnedSemaphorePermit,
 }
 
 /// Why a kubelet was not reached.
@@ -79,7 +79,7 @@ where
             tracing::debug!(%error, "a connection to a kubelet ended badly");
         }
     });
-    Ok(Connection { sender, held: Held { _task: AbortOnDropHandle::new(task), place } })
+    Ok(Connection { sender, held: Held { _task: AbortOnDropHandle::new(task), _place: place } })
 }
 
 /// Why there was no answer, in the words of the real server.
@@ -214,7 +214,6 @@ pub(super) async fn upgrade(
     let mut headers = std::mem::take(response.headers_mut());
     let body = if status == StatusCode::SWITCHING_PROTOCOLS {
         let kubelet = hyper::upgrade::on(response);
-        let place = held.place;
         let stop = shared.stop.clone();
         shared.kubelets.connections.spawn(async move {
             // Cancel-safe: what is dropped here is over anyway.
@@ -222,7 +221,7 @@ pub(super) async fn upgrade(
                 () = stop.cancelled() => {}
                 () = join(client, kubelet) => {}
             }
-            drop(place);
+            drop(held);
         });
         reply::empty()
     } else {
