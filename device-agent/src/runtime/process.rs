@@ -17,7 +17,8 @@
 //!   pod's directories, and keeps out everybody else. A program that changes its user by itself leaves that group:
 //!   `runAsUser` does not. Programs of one user can still watch each other; pods to be kept apart need different users.
 //! - CPU and memory limits, and a bound on processes, hold where the agent may make cgroups, which takes root. What does
-//!   not hold is told by an Event when the container starts.
+//!   not hold is told by an Event when the container starts. A program that is not root leaves a quarter of its user's
+//!   processes to others in any case.
 //!
 //! [`docs/decisions/0003`]: https://github.com/hawser/hawser/blob/main/docs/decisions/0003-a-shim-per-process.md
 
@@ -26,6 +27,7 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hawser_wire::PodUid;
@@ -68,6 +70,8 @@ pub struct ProcessConfig {
     pub shim: PathBuf,
     /// The cgroup below which containers get theirs; `None`: no limits.
     pub cgroup: Option<String>,
+    /// How many processes and threads a container may have, where it has a cgroup.
+    pub max_processes: u64,
     /// How long a log file may be.
     pub log_max_bytes: u64,
     /// How many log files there may be of one attempt, the one that is written included.
@@ -83,6 +87,7 @@ impl ProcessConfig {
             // The program that runs, even when the file it came from has been replaced meanwhile.
             shim: PathBuf::from("/proc/self/exe"),
             cgroup: Some("hawser".to_owned()),
+            max_processes: most_processes(),
             log_max_bytes: 4 * 1024 * 1024,
             log_max_files: 4,
         }
@@ -98,6 +103,8 @@ struct Inner {
     config: ProcessConfig,
     places: Places,
     boot: String,
+    /// Nothing was prepared in this life yet.
+    fresh: AtomicBool,
     /// Bounds the threads that wait for disks and shims when many pods start at once; the others wait in line.
     hands: Semaphore,
 }
@@ -117,7 +124,13 @@ impl Process {
     /// A runtime on these directories. They are made when they are needed.
     pub fn new(config: ProcessConfig) -> Self {
         let places = Places { root: config.root.clone(), secrets: config.secrets.clone() };
-        Self(Arc::new(Inner { config, places, boot: boot_id(), hands: Semaphore::new(HANDS) }))
+        Self(Arc::new(Inner {
+            config,
+            places,
+            boot: boot_id(),
+            fresh: AtomicBool::new(true),
+            hands: Semaphore::new(HANDS),
+        }))
     }
 
     /// What was started of a container and is still kept, by attempt.
@@ -166,7 +179,14 @@ impl Runtime for Process {
     }
 
     async fn inventory(&self) -> Result<Vec<Found>, RuntimeError> {
-        self.blocking(|inner| held::inventory(&inner.places, &inner.boot)).await
+        self.blocking(|inner| {
+            let found = held::inventory(&inner.places, &inner.boot)?;
+            if inner.fresh.swap(false, Ordering::Relaxed) {
+                inner.places.remove_unused(&found.iter().map(|found| &found.id.pod).collect());
+            }
+            Ok(found)
+        })
+        .await
     }
 
     async fn prepare(&self, pod: PodSetup) -> Result<PodReady, RuntimeError> {
@@ -175,6 +195,7 @@ impl Runtime for Process {
                 let error = io::Error::other("it is not a name");
                 return Err(error).naming(|| format!("make volume {:?}", volume.name));
             }
+            inner.fresh.store(false, Ordering::Relaxed);
             inner.places.prepare(&pod)?;
             Ok(PodReady { addresses: None })
         })
@@ -322,7 +343,7 @@ impl Inner {
             path: format!("{parent}/{id}"),
             cpu_millis: limits.cpu_limit_millis,
             memory_bytes: limits.memory_limit_bytes,
-            pids: Some(most_processes()),
+            pids: Some(self.config.max_processes),
         });
         Ok(Spec {
             image: container.image.clone(),

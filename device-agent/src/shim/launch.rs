@@ -68,6 +68,7 @@ fn prepare(launch: &Launch) -> Result<Command, Failure> {
     // The shim is spared when memory is short; the program is not. Without the right to say so nothing was changed.
     let _ = fs::write("/proc/self/oom_score_adj", "0");
     rustix::process::umask(Mode::from_raw_mode(0o022));
+    leave_processes();
     become_user(launch).map_err(|(what, error)| Failure::new(128, what, &error.into()))?;
     if let Some(closed) = launch.to_enter.iter().find_map(|place| closed(place)) {
         let user = rustix::process::getuid().as_raw();
@@ -90,6 +91,17 @@ fn prepare(launch: &Launch) -> Result<Command, Failure> {
     command.args(args).env_clear().stdin(Stdio::null());
     command.envs(launch.env.iter().map(|(name, value)| (name, value)));
     Ok(command)
+}
+
+/// A program that forks without end leaves a quarter of what its user may have to the others, the agent among them if it
+/// is the same user. (Root is not bound by this.)
+fn leave_processes() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    if let Some(limit) = getrlimit(Resource::Nproc).current {
+        let most = Some(limit / 4 * 3);
+        // Less is always allowed.
+        let _ = setrlimit(Resource::Nproc, Rlimit { current: most, maximum: most });
+    }
 }
 
 /// The first directory on the way that we may not enter.

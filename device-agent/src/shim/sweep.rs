@@ -32,7 +32,9 @@ pub(crate) fn sweep_left(left: &StateFile, marker: &str) {
         let mut pids: BTreeSet<i32> = left.cgroups.iter().flat_map(|dir| members(dir)).collect();
         let numbers_are_ours = !left.shim.is_replaced() && !left.program.is_replaced();
         for stat in Stat::all().into_iter().filter(|stat| !stat.zombie && stat.start >= left.shim.start) {
-            let in_session = stat.session == left.shim.pid && stat.group == left.program.pid;
+            // A program with a terminal leads a session of its own.
+            let session_is_ours = [left.shim.pid, left.program.pid].contains(&stat.session);
+            let in_session = session_is_ours && stat.group == left.program.pid;
             if numbers_are_ours && in_session || is_marked(stat.pid, marker) {
                 pids.insert(stat.pid);
             }

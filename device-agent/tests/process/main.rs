@@ -2,6 +2,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "a test of real processes needs real time")]
 mod adoption;
+mod attacks;
 mod ends;
 mod limits;
 mod logs;

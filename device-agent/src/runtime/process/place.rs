@@ -16,6 +16,7 @@
 //! `/var/lib`, `/run` and the state directory do. An agent that is not root has no groups to give and no users to
 //! separate: then the directories of pods are 0700.
 
+use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -150,6 +151,24 @@ impl Places {
         make(&path, 0o700)
             .and_then(|()| Beneath::open(&path)?.own(None, group, mode))
             .naming(|| format!("make {}", path.display()))
+    }
+
+    /// Removes the places of all pods but those in which something was started.
+    ///
+    /// An agent that died between making a place and the first start has written nothing down about the pod. If that is not
+    /// wanted any more, nobody would ever remove its secrets.
+    pub(super) fn remove_unused(&self, used: &BTreeSet<&PodUid>) {
+        for root in [&self.secrets, &self.root] {
+            let Ok(entries) = fs::read_dir(root) else { continue };
+            for entry in entries.flatten() {
+                let uid = entry.file_name().to_str().and_then(|name| PodUid::new(name).ok());
+                if uid.is_some_and(|uid| !used.contains(&uid))
+                    && let Err(error) = remove_tree(&entry.path())
+                {
+                    tracing::warn!(%error, place = %entry.path().display(), "what was prepared for a pod stays");
+                }
+            }
+        }
     }
 
     /// What a program has to be able to enter.
