@@ -30,8 +30,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use hawser_wire::PodUid;
 use hawser_wire::deployment::{Container, EdgeDeployment};
+use hawser_wire::{ContentHash, PodUid};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::Pid;
@@ -103,6 +103,8 @@ struct Inner {
     config: ProcessConfig,
     places: Places,
     boot: String,
+    /// Tells our cgroups from those of another agent on this machine, which may run the same pod.
+    tag: String,
     /// Nothing was prepared in this life yet.
     fresh: AtomicBool,
     /// Bounds the threads that wait for disks and shims when many pods start at once; the others wait in line.
@@ -116,7 +118,8 @@ const START_TIMEOUT: Timespec = Timespec { tv_sec: 30, tv_nsec: 0 };
 /// How long a removal waits for what it killed.
 const REMOVE_WAIT: Duration = Duration::from_secs(10);
 
-/// The variable that names the attempt. What a dead shim leaves is known by it, too.
+/// The variables that name a container's own directory and the attempt. What a dead shim leaves is known by them, too.
+const WORKLOAD_DIR: &str = "HAWSER_WORKLOAD_DIR";
 const CONTAINER_ID: &str = "HAWSER_CONTAINER_ID";
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -124,10 +127,13 @@ impl Process {
     /// A runtime on these directories. They are made when they are needed.
     pub fn new(config: ProcessConfig) -> Self {
         let places = Places { root: config.root.clone(), secrets: config.secrets.clone() };
+        let root = ContentHash::of(config.root.as_os_str().as_encoded_bytes());
+        let tag = root.to_string().chars().take(8).collect();
         Self(Arc::new(Inner {
             config,
             places,
             boot: boot_id(),
+            tag,
             fresh: AtomicBool::new(true),
             hands: Semaphore::new(HANDS),
         }))
@@ -171,7 +177,7 @@ impl Runtime for Process {
         let mut env = vec![
             ("PATH".to_owned(), DEFAULT_PATH.to_owned()),
             ("HOME".to_owned(), work.clone()),
-            ("HAWSER_WORKLOAD_DIR".to_owned(), work),
+            (WORKLOAD_DIR.to_owned(), work),
             (CONTAINER_ID.to_owned(), id.to_string()),
         ];
         env.extend(pod.hostname.iter().map(|hostname| ("HOSTNAME".to_owned(), hostname.clone())));
@@ -340,7 +346,7 @@ impl Inner {
         }
         let limits = container.resources;
         let cgroup = self.config.cgroup.as_ref().filter(|_| self.no_cgroups().is_none()).map(|parent| CgroupSpec {
-            path: format!("{parent}/{id}"),
+            path: format!("{parent}/{id}-{}", self.tag),
             cpu_millis: limits.cpu_limit_millis,
             memory_bytes: limits.memory_limit_bytes,
             pids: Some(self.config.max_processes),

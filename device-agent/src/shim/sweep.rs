@@ -20,22 +20,21 @@ const MAX_ENVIRONMENT: u64 = 1024 * 1024;
 /// How many processes are held at once while they are sent a signal.
 const HELD: usize = 64;
 
-/// Kills everything that a dead shim left behind. `marker` is a variable that the container was started with and nothing
-/// else is.
+/// Kills everything that a dead shim left behind. `marks` are variables that, together, only the container was started
+/// with.
 ///
 /// The program itself dies with the shim; these are its children. They are known by their cgroup, by their environment,
 /// or by session and group, since those numbers are not used again while anybody is left in them. But if nobody was
 /// left, they may be: then whoever is in them now is a stranger, and is not touched.
-pub(crate) fn sweep_left(left: &StateFile, marker: &str) {
+pub(crate) fn sweep_left(left: &StateFile, marks: &[String]) {
     let own = rustix::process::getpid().as_raw_nonzero().get();
     let found = || {
         let mut pids: BTreeSet<i32> = left.cgroups.iter().flat_map(|dir| members(dir)).collect();
         let numbers_are_ours = !left.shim.is_replaced() && !left.program.is_replaced();
         for stat in Stat::all().into_iter().filter(|stat| !stat.zombie && stat.start >= left.shim.start) {
-            // A program with a terminal leads a session of its own.
-            let session_is_ours = [left.shim.pid, left.program.pid].contains(&stat.session);
-            let in_session = session_is_ours && stat.group == left.program.pid;
-            if numbers_are_ours && in_session || is_marked(stat.pid, marker) {
+            // Both: a daemon is often left in a session and a group of one number, whose first owner has gone.
+            let in_session = stat.session == left.shim.pid && stat.group == left.program.pid;
+            if numbers_are_ours && in_session || is_marked(stat.pid, marks) {
                 pids.insert(stat.pid);
             }
         }
@@ -60,13 +59,13 @@ fn members(dir: &Path) -> Vec<i32> {
     text.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect()
 }
 
-/// Whether a process was given this variable.
-fn is_marked(pid: i32, marker: &str) -> bool {
+/// Whether a process was given all these variables.
+fn is_marked(pid: i32, marks: &[String]) -> bool {
     let Ok(file) = File::open(format!("/proc/{pid}/environ")) else { return false };
     let mut environment = Vec::new();
     // What was read up to an error counts too.
     let _ = file.take(MAX_ENVIRONMENT).read_to_end(&mut environment);
-    environment.split(|byte| *byte == 0).any(|variable| variable == marker.as_bytes())
+    marks.iter().all(|mark| environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes()))
 }
 
 /// Sends a signal to all that `find` finds; how many there were. Each is held while it is looked for once more, so that a

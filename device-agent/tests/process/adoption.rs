@@ -194,7 +194,9 @@ async fn whoever_got_a_dead_shims_pid_is_left_alone_and_so_is_its_session() {
     for (number, sleeper) in sleepers.iter().enumerate() {
         let leader = session(*sleeper).unwrap();
         let spec = pod(&format!("p{number}"), RestartPolicy::Never, shell("exit 0"));
-        dead_attempt(&device, &spec.name, leader, 1);
+        // The group is the leader's as well; where that has gone, it is only the session that has the number.
+        let program = if is_alive(leader) { leader } else { 1 };
+        dead_attempt(&device, &spec.name, leader, program);
         device.start();
         let end = device.run_to_end(&spec).await;
         assert_eq!((end.exit_code, end.reason.as_str()), (137, "ContainerStatusUnknown"));
@@ -219,6 +221,11 @@ impl Drop for KillThem {
 async fn what_a_killed_shim_leaves_is_swept_wherever_it_has_gone() {
     let mut device = Device::new();
     device.start();
+    // Another agent on this machine runs the same pod.
+    let mut other = Device::new();
+    other.start();
+    other.run(&pod("web", RestartPolicy::Never, shell("echo $$ > pid; exec sleep 1000")));
+    let others: i32 = other.written("web", "pid").await.parse().unwrap();
     // In the program's group and without its environment; in a session of its own.
     let script = "env -i sleep 1000 & echo $! > a; setsid sleep 1000 & echo $! > b; echo $PPID > shim; wait";
     device.run(&pod("web", RestartPolicy::Never, shell(script)));
@@ -230,6 +237,8 @@ async fn what_a_killed_shim_leaves_is_swept_wherever_it_has_gone() {
     kill(pids[2], Signal::KILL);
     device.until("the end", |device| device.report("web").unwrap().phase == hawser_wire::report::Phase::Failed).await;
     assert_eq!(pids.iter().map(|pid| is_alive(*pid)).collect::<Vec<_>>(), [false; 3]);
+    assert!(is_alive(others));
+    other.stop().await;
     device.stop().await;
 }
 

@@ -8,6 +8,7 @@ use device_agent::runtime::{PodSetup, Runtime, VolumeFile};
 use hawser_wire::deployment::{Container, EmptyDir, EnvValue, EnvVar, Mount, RestartPolicy, Volume, VolumeSource};
 use hawser_wire::report::Phase;
 
+use crate::limits::assert_group_is_empty;
 use crate::places::{files, mount};
 use crate::world::*;
 
@@ -190,9 +191,7 @@ async fn a_container_has_only_so_many_processes() {
     }
     if log.contains(&group) {
         assert!(!log.contains("F all"), "{log}");
-        for hierarchy in ["memory", "cpu", "pids", "", "unified"] {
-            let _ = std::fs::remove_dir(Path::new("/sys/fs/cgroup").join(hierarchy).join(&group));
-        }
+        assert_group_is_empty(&group);
     } else {
         eprintln!("SKIPPED: no cgroup could be made here");
     }

@@ -118,6 +118,8 @@ async fn the_run_before_is_there_and_what_is_not_says_so_in_a_kubelets_words() {
     device.run(&again);
     device.until("the second run", |device| device.restarts("p") == 1 && device.is_running("p")).await;
     assert_eq!(read(&device, LogsRequest { follow: true, previous: true, ..request("p") }).await, "run\n");
+    let log = device.place("p").join("logs/main/1.log");
+    device.until("its words", |_| std::fs::metadata(&log).is_ok_and(|log| log.len() > 0)).await;
     assert_eq!(read(&device, request("p")).await, "run x\n");
     device.run(&pod("q", RestartPolicy::Never, shell("exit 0")));
     device.until("the end", |device| device.report("q").is_some_and(|report| report.phase == Phase::Succeeded)).await;

@@ -13,8 +13,8 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::beneath::is_name;
-use super::place::{Naming, Places};
-use super::{CONTAINER_ID, Process};
+use super::place::{Naming, Places, WORK};
+use super::{CONTAINER_ID, Process, WORKLOAD_DIR};
 use crate::runtime::{ContainerId, Exit, ExitCause, Found, FoundState, RuntimeError};
 use crate::shim::files::{self, EXIT, ExitFile, LOCK, STATE, StateFile};
 use crate::shim::identity::{Identity, since_boot};
@@ -75,7 +75,9 @@ fn lost_exit(boot: &str, state: Option<&StateFile>) -> ExitFile {
 /// Ends what a dead shim left, and writes down that it did.
 fn bury(id: &ContainerId, dir: &Path, boot: &str, state: &StateFile) -> ExitFile {
     if state.boot == boot {
-        sweep_left(state, &format!("{CONTAINER_ID}={id}"));
+        // Another agent on this machine may run the same pod, and another attempt works in the same directory.
+        let work = dir.with_file_name(WORK).display().to_string();
+        sweep_left(state, &[format!("{WORKLOAD_DIR}={work}"), format!("{CONTAINER_ID}={id}")]);
     }
     let exit = lost_exit(boot, Some(state));
     // If this cannot be written it is found out again.

@@ -43,6 +43,9 @@ impl<T, E: Into<io::Error>> Naming<T> for Result<T, E> {
     }
 }
 
+/// The name of a container's own directory.
+pub(super) const WORK: &str = "work";
+
 /// The two roots.
 #[derive(Debug, Clone)]
 pub(super) struct Places {
@@ -64,7 +67,7 @@ impl Places {
     }
 
     pub(super) fn work(&self, id: &ContainerId) -> PathBuf {
-        self.container(&id.pod, &id.name).join("work")
+        self.container(&id.pod, &id.name).join(WORK)
     }
 
     pub(super) fn attempt(&self, id: &ContainerId) -> PathBuf {
