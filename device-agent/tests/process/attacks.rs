@@ -226,10 +226,13 @@ async fn secrets_of_a_pod_that_nobody_remembers_do_not_stay() {
     Process::new(device.config.clone()).prepare(setup.clone()).await.unwrap();
     let place = |name: &str| [device.config.root.join(name), device.config.secrets.join(name)];
     assert!(place("never-ran").iter().all(|place| place.exists()));
+    let foreign = device.config.secrets.join("foreign");
+    std::fs::create_dir(&foreign).unwrap();
     let next = Process::new(device.config.clone());
     assert_eq!(next.inventory().await.unwrap().len(), 1);
     assert!(!place("never-ran").iter().any(|place| place.exists()));
     assert!(place("runs").iter().all(|place| place.exists()));
+    assert!(foreign.exists(), "the directory may have been given to others as well");
     // Later, what is not started yet is being prepared.
     next.prepare(setup).await.unwrap();
     next.inventory().await.unwrap();

@@ -161,15 +161,12 @@ impl Places {
     /// An agent that died between making a place and the first start has written nothing down about the pod. If that is not
     /// wanted any more, nobody would ever remove its secrets.
     pub(super) fn remove_unused(&self, used: &BTreeSet<&PodUid>) {
-        for root in [&self.secrets, &self.root] {
-            let Ok(entries) = fs::read_dir(root) else { continue };
-            for entry in entries.flatten() {
-                let uid = entry.file_name().to_str().and_then(|name| PodUid::new(name).ok());
-                if uid.is_some_and(|uid| !used.contains(&uid))
-                    && let Err(error) = remove_tree(&entry.path())
-                {
-                    tracing::warn!(%error, place = %entry.path().display(), "what was prepared for a pod stays");
-                }
+        let Ok(entries) = fs::read_dir(&self.root) else { return };
+        let uids = entries.flatten().filter_map(|entry| PodUid::new(entry.file_name().to_str()?).ok());
+        // Where there are secrets, there is a place: what else lies in the directory of the secrets is not ours.
+        for uid in uids.filter(|uid| !used.contains(uid)) {
+            if let Err(error) = remove_tree(&self.secret_pod(&uid)).and_then(|()| remove_tree(&self.pod(&uid))) {
+                tracing::warn!(%error, %uid, "what was prepared for a pod stays");
             }
         }
     }
