@@ -3,6 +3,8 @@
 //! [`Verbs`] is the [`Service`](crate::streams::service::Service) of the `process` runtime, one file per verb. A container
 //! lives with its shim: whatever a verb does, and however it ends, the container goes on.
 
+use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -11,13 +13,19 @@ use hawser_wire::deployment::{EdgeDeployment, RestartPolicy};
 use hawser_wire::stream::{AttachRequest, ExecRequest, LogsRequest, Stats, StreamRefusal};
 use tokio::sync::watch;
 
+use self::line::NoShim;
 use crate::desired::{DesiredSet, DesiredWish};
 use crate::runtime::process::Process;
-use crate::runtime::{ContainerId, Found, Runtime};
-use crate::streams::service::{self, Connection, Log, Service, failed, not_found, not_supported};
+use crate::runtime::{ContainerId, Found, FoundState, Runtime};
+use crate::streams::service::{self, Connection, Log, Service, failed, not_found, not_possible, not_supported};
 use crate::workloads::Clock;
 
+mod attach;
+mod ends;
+mod exec;
+mod line;
 mod logs;
+mod port;
 mod pulled;
 
 /// The verbs on the containers of the `process` runtime.
@@ -43,17 +51,43 @@ struct Subject {
     restart: Option<RestartPolicy>,
 }
 
+/// A container that runs.
+struct Running {
+    id: ContainerId,
+    /// Its shim's.
+    dir: PathBuf,
+}
+
+impl Running {
+    /// Its shim does not take calls.
+    fn cannot_be_called(&self, error: &NoShim) -> StreamRefusal {
+        let name = &self.id.name;
+        match error.0.kind() {
+            // It has ended in between.
+            io::ErrorKind::ConnectionRefused => not_found(format!("container not found ({name:?})")),
+            io::ErrorKind::NotFound => not_possible(format!(
+                "container {name:?} was started by an earlier version of the agent, which could not do this: restart it"
+            )),
+            _ => failed(format!("the shim of container {name:?} cannot be reached: {}", error.0)),
+        }
+    }
+}
+
 impl Verbs {
     /// The verbs on what this runtime runs. `desired` tells what the pods are; `clock` is the device's timeline.
     pub fn new(process: Process, desired: watch::Receiver<Arc<DesiredSet>>, clock: Clock) -> Self {
         Self { process, desired, clock }
     }
 
-    fn subject(&self, pod: &PodUid, container: &str) -> Result<Subject, StreamRefusal> {
+    fn spec(&self, pod: &PodUid) -> Result<(DesiredWish, Arc<EdgeDeployment>), StreamRefusal> {
         let desired = self.desired.borrow();
-        let wanted = desired.pods.get(pod).and_then(|wanted| Some((wanted.wish, wanted.deployment.as_ref()?)));
-        let (wish, deployment) = wanted.ok_or_else(|| not_found(format!("the device has no pod {pod}")))?;
-        let spec = deployment.spec.clone();
+        let wanted =
+            desired.pods.get(pod).and_then(|wanted| Some((wanted.wish, wanted.deployment.as_ref()?.spec.clone())));
+        wanted.ok_or_else(|| not_found(format!("the device has no pod {pod}")))
+    }
+
+    fn subject(&self, pod: &PodUid, container: &str) -> Result<Subject, StreamRefusal> {
+        let (wish, spec) = self.spec(pod)?;
         let found = spec.all_containers().find(|(found, _)| found.name == container);
         let Some((init, sidecar)) = found.map(|(found, init)| (init, found.sidecar)) else {
             return Err(logs::no_container(&spec.name, container));
@@ -66,6 +100,17 @@ impl Verbs {
             DesiredWish::Stop { .. } | DesiredWish::Retain => None,
         };
         Ok(Subject { spec, name: container.to_owned(), init, restart })
+    }
+
+    async fn running(&self, pod: &PodUid, container: &str) -> Result<Running, StreamRefusal> {
+        let subject = self.subject(pod, container)?;
+        match self.runs(&subject).await?.pop() {
+            Some(Found { id, state: FoundState::Running { .. }, .. }) => {
+                Ok(Running { dir: self.process.attempt_dir(&id), id })
+            }
+            // A kubelet's words.
+            _ => Err(not_found(format!("container not found ({container:?})"))),
+        }
     }
 
     async fn runs(&self, subject: &Subject) -> Result<Vec<Found>, StreamRefusal> {
@@ -107,16 +152,29 @@ impl Service for Verbs {
         self.read_log(request).await
     }
 
-    async fn exec(&self, _request: ExecRequest) -> Result<service::Process, StreamRefusal> {
-        Err(not_supported("this device does not support exec"))
+    async fn exec(&self, request: ExecRequest) -> Result<service::Process, StreamRefusal> {
+        let running = self.running(&request.pod, &request.container).await?;
+        let told = exec::exec(&running.dir, request).await;
+        told.unwrap_or_else(|error| Err(running.cannot_be_called(&error)))
     }
 
-    async fn attach(&self, _request: AttachRequest) -> Result<service::Process, StreamRefusal> {
-        Err(not_supported("this device does not support attach"))
+    async fn attach(&self, request: AttachRequest) -> Result<service::Process, StreamRefusal> {
+        let running = self.running(&request.pod, &request.container).await?;
+        let (process, id) = (self.process.clone(), running.id.clone());
+        let ended = async move { process.ended(id).await.code };
+        let told = attach::attach(&running.dir, request.channels, ended).await;
+        told.unwrap_or_else(|error| Err(running.cannot_be_called(&error)))
     }
 
-    async fn port_forward(&self, _pod: PodUid, _port: u16) -> Result<Connection, StreamRefusal> {
-        Err(not_supported("this device does not support port-forward"))
+    async fn port_forward(&self, pod: PodUid, port: u16) -> Result<Connection, StreamRefusal> {
+        let spec = self.spec(&pod)?.1;
+        for (container, _) in spec.all_containers() {
+            let runs = self.process.runs(&pod, &container.name).await.map_err(|error| failed(error.line()))?;
+            if matches!(runs.last(), Some(Found { state: FoundState::Running { .. }, .. })) {
+                return port::connect(port).await;
+            }
+        }
+        Err(not_possible(format!("pod {:?} does not run", spec.name)))
     }
 
     async fn stats(&self) -> Result<Stats, StreamRefusal> {

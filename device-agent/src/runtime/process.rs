@@ -45,7 +45,7 @@ use super::{
     ContainerId, ContainerStart, Exit, Found, PodReady, PodSetup, Refusal, Runtime, RuntimeError, Signal, StartError,
     Started,
 };
-use crate::shim::files::{self, CONTROL, CgroupSpec, KILL, LOCK, Launch, Reply, Spec, TERM, Termination};
+use crate::shim::files::{self, CONTROL, CgroupSpec, Interactive, KILL, LOCK, Launch, Reply, Spec, TERM, Termination};
 use crate::shim::identity::boot_id;
 
 mod admission;
@@ -143,6 +143,11 @@ impl Process {
     pub(crate) async fn runs(&self, pod: &PodUid, container: &str) -> Result<Vec<Found>, RuntimeError> {
         let (pod, container) = (pod.clone(), container.to_owned());
         self.blocking(move |inner| held::runs(&inner.places, &pod, &container, &inner.boot)).await
+    }
+
+    /// What a run has on the disk besides its log; its shim listens there.
+    pub(crate) fn attempt_dir(&self, id: &ContainerId) -> PathBuf {
+        self.0.places.attempt(id)
     }
 
     /// Runs `work` on a thread that may block.
@@ -362,6 +367,7 @@ impl Inner {
                 groups: groups.into_iter().collect(),
                 cgroup_procs: Vec::new(),
                 to_enter: self.places.to_enter(&id.pod),
+                tty: false,
             },
             log: self.places.log(id),
             log_max_bytes: self.config.log_max_bytes,
@@ -369,6 +375,7 @@ impl Inner {
             termination: Some(Termination { root: work, path: container.termination_message_path.clone() }),
             termination_from_logs: container.termination_message_from_logs,
             cgroup,
+            interactive: Interactive::default(),
         })
     }
 

@@ -2,6 +2,7 @@
 //!
 //! - `lock`: held by the shim as long as it lives. Whoever gets it first is the only one to start this attempt.
 //! - `control`: a fifo; each byte is a signal to send to the container.
+//! - `socket`: takes calls, see [`call`](super::call).
 //! - `state.json`: who runs, written before the program does.
 //! - `exit.json`: how it ended, written when nothing of it is left. Nothing changes after that.
 
@@ -43,6 +44,18 @@ pub(crate) struct Spec {
     /// Whether the end of the log stands in for it after a failure.
     pub(crate) termination_from_logs: bool,
     pub(crate) cgroup: Option<CgroupSpec>,
+    pub(crate) interactive: Interactive,
+}
+
+/// How clients may talk to the program.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Interactive {
+    /// It has a stdin that clients may write to.
+    pub(crate) stdin: bool,
+    /// That ends when the first client that had it goes.
+    pub(crate) once: bool,
+    /// Its streams are a terminal.
+    pub(crate) tty: bool,
 }
 
 /// A file below a directory that the program may change as it likes.
@@ -66,6 +79,8 @@ pub(crate) struct Launch {
     /// Directories that its user has to be able to enter.
     #[serde(default)]
     pub(crate) to_enter: Vec<PathBuf>,
+    /// Its streams are a terminal, and it leads a session of its own.
+    pub(crate) tty: bool,
 }
 
 /// The limits of a container.

@@ -4,9 +4,8 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -15,14 +14,17 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::process::{Pid, Signal, WaitStatus};
 
+use super::calls::{Calls, timespec};
 use super::cgroup::Cgroup;
+use super::ends::Ends;
 use super::files::{
-    self, CONTROL, ExitFile, KILL, LOCK, Launch, Reply, STATE, Spec, StateFile, TERM, Termination, draft_exit,
-    write_exit,
+    self, CONTROL, ExitFile, Interactive, KILL, LOCK, Launch, Reply, STATE, Spec, StateFile, TERM, Termination,
+    draft_exit, write_exit,
 };
 use super::identity::{Identity, boot_id, since_boot};
 use super::launch::Failure;
 use super::log::{Lines, LogFile, Stream, wall};
+use super::start::Launcher;
 use super::sweep::{Reaped, kill_children, reap};
 use crate::runtime::ExitCause;
 use crate::runtime::process::beneath::Beneath;
@@ -93,8 +95,8 @@ fn hold(dir: &Path) -> Result<(), Refused> {
     draft_exit(dir).or_refuse("take the space for the exit")?;
     let log = LogFile::open(&spec.log, spec.log_max_bytes, spec.log_max_files).or_refuse("open the log")?;
     let cgroup = spec.cgroup.as_ref().map(Cgroup::make).unwrap_or_default();
-    let held = launch(dir, spec.image, spec.launch, &cgroup);
-    let Held { pid, started, stdout, stderr } = match held {
+    let held = launch(dir, spec.image, spec.launch, spec.interactive, &cgroup);
+    let Held { pid, started, outputs, calls } = match held {
         Err(Refused::NotStarted(failure)) => {
             finish_unstarted(dir, &failure);
             cgroup.remove();
@@ -112,14 +114,12 @@ fn hold(dir: &Path) -> Result<(), Refused> {
     say(&Reply::Started { not_enforced: cgroup.not_enforced().to_vec() });
     let_go_of_streams();
 
-    let mut output = Output {
-        log,
-        streams: [Some(stdout), Some(stderr)],
-        lines: [Lines::new(Stream::Stdout), Lines::new(Stream::Stderr)],
-    };
+    let mut output =
+        Output { log, streams: outputs, lines: [Lines::new(Stream::Stdout), Lines::new(Stream::Stderr)], calls };
     let status = watch(pid, &signals, &control, &mut output);
     sweep(&signals);
     output.drain();
+    output.calls.finish();
     let mut exit = ending(status, &cgroup);
     exit.started = Some(started);
     exit.message =
@@ -136,7 +136,7 @@ fn hold(dir: &Path) -> Result<(), Refused> {
 
 /// SIGCHLD becomes readable. What asks processes to end is for the program and does not end us: somebody has to see how
 /// it takes it.
-fn catch_signals() -> io::Result<UnixStream> {
+pub(super) fn catch_signals() -> io::Result<UnixStream> {
     use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
     let (read, write) = UnixStream::pair()?;
     read.set_nonblocking(true)?;
@@ -168,23 +168,24 @@ fn open_control(dir: &Path) -> io::Result<OwnedFd> {
 struct Held {
     pid: Pid,
     started: Duration,
-    stdout: io::PipeReader,
-    stderr: io::PipeReader,
+    outputs: [Option<File>; 2],
+    calls: Calls,
 }
 
-fn launch(dir: &Path, image: String, mut spec: Launch, cgroup: &Cgroup) -> Result<Held, Refused> {
+fn launch(
+    dir: &Path,
+    image: String,
+    mut spec: Launch,
+    interactive: Interactive,
+    cgroup: &Cgroup,
+) -> Result<Held, Refused> {
     spec.cgroup_procs = cgroup.procs();
-    let (mut ours, theirs) = UnixStream::pair().or_refuse("make a socket")?;
-    let (stdout, stdout_end) = io::pipe().or_refuse("make a pipe")?;
-    let (stderr, stderr_end) = io::pipe().or_refuse("make a pipe")?;
-    let mut command = Command::new("/proc/self/exe");
-    command.args(["shim", "launch"]).env_clear().process_group(0);
-    command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(stdout_end).stderr(stderr_end);
-    let child = command.spawn().or_refuse("start the launcher")?;
-    // It holds the launcher's ends of socket and pipes.
-    drop(command);
-    let pid =
-        Pid::from_raw(child.id() as i32).ok_or(Refused::Failed("start the launcher", io::Error::other("no pid")))?;
+    spec.tty = interactive.tty;
+    let mut calls = Calls::listen(dir, &spec).or_refuse("listen for calls")?;
+    let Ends { outputs, stdin, theirs } = Ends::make(interactive).or_refuse("make the program's streams")?;
+    calls.set_stdin(stdin);
+    let launcher = Launcher::spawn(theirs.stdout, theirs.stderr, spec.tty).or_refuse("start the launcher")?;
+    let pid = launcher.pid;
     let started = since_boot();
     let state = StateFile {
         boot: boot_id(),
@@ -197,19 +198,10 @@ fn launch(dir: &Path, image: String, mut spec: Launch, cgroup: &Cgroup) -> Resul
     // Before the program is one: whoever finds a program running also finds whose it is.
     files::write(&dir.join(STATE), &state).or_refuse("write the state")?;
 
-    let mut bytes = Vec::new();
-    ciborium::into_writer(&spec, &mut bytes).map_err(io::Error::other).or_refuse("write to the launcher")?;
-    ours.write_all(&bytes)
-        .and_then(|()| ours.shutdown(std::net::Shutdown::Write))
-        .or_refuse("write to the launcher")?;
-    let mut reply = Vec::new();
-    ours.read_to_end(&mut reply).or_refuse("read from the launcher")?;
-    if reply.is_empty() {
-        return Ok(Held { pid, started, stdout, stderr });
+    match launcher.launch(&spec, theirs.stdin.as_ref().map(AsFd::as_fd)).or_refuse("start the program")? {
+        None => Ok(Held { pid, started, outputs, calls }),
+        Some(failure) => Err(Refused::NotStarted(failure)),
     }
-    let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
-    let failure = ciborium::from_reader(&reply[..]).map_err(io::Error::other).or_refuse("read from the launcher")?;
-    Err(Refused::NotStarted(failure))
 }
 
 fn finish_unstarted(dir: &Path, failure: &Failure) {
@@ -228,7 +220,7 @@ fn finish_unstarted(dir: &Path, failure: &Failure) {
 }
 
 /// From here on nobody is at the other end.
-fn let_go_of_streams() {
+pub(super) fn let_go_of_streams() {
     if let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
         let _ = rustix::stdio::dup2_stdin(&null);
         let _ = rustix::stdio::dup2_stdout(&null);
@@ -239,8 +231,10 @@ fn let_go_of_streams() {
 /// The program's output on its way to the log.
 struct Output {
     log: LogFile,
-    streams: [Option<io::PipeReader>; 2],
+    streams: [Option<File>; 2],
     lines: [Lines; 2],
+    /// Whoever sees it besides.
+    calls: Calls,
 }
 
 impl Output {
@@ -251,13 +245,22 @@ impl Output {
         match stream.read(buffer) {
             Ok(0) => {
                 self.lines[at].finish(now, &mut records);
-                self.streams[at] = None;
+                self.close(at);
             }
-            Ok(read) => self.lines[at].push(now, &buffer[..read], &mut records),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => self.streams[at] = None,
+            Ok(read) => {
+                self.lines[at].push(now, &buffer[..read], &mut records);
+                self.calls.show(at, &buffer[..read]);
+            }
+            Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {}
+            // So a terminal says that nobody has it open any more.
+            Err(_) => self.close(at),
         }
         self.log.write(now, &records);
+    }
+
+    fn close(&mut self, at: usize) {
+        self.streams[at] = None;
+        self.calls.close(at);
     }
 
     /// Takes what is left. Somebody outside the container may hold a pipe open, so this does not wait for its end.
@@ -290,14 +293,21 @@ fn watch(program: Pid, signals: &UnixStream, control: &OwnedFd, output: &mut Out
             Ok(Reaped::NoChildren) | Err(_) => return None,
         }
         let mut fds = vec![PollFd::new(signals, PollFlags::IN), PollFd::new(control, PollFlags::IN)];
-        let open: Vec<usize> = (0..2).filter(|at| output.streams[*at].is_some()).collect();
-        fds.extend(output.streams.iter().flatten().map(|stream| PollFd::new(stream, PollFlags::IN)));
-        match poll(&mut fds, None) {
+        let behind = output.calls.are_behind();
+        let open: Vec<usize> = (0..2).filter(|at| !behind && output.streams[*at].is_some()).collect();
+        fds.extend(open.iter().filter_map(|at| output.streams[*at].as_ref()).map(|fd| PollFd::new(fd, PollFlags::IN)));
+        let own = fds.len();
+        fds.extend(output.calls.watched());
+        match poll(&mut fds, output.calls.patience().map(timespec).as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(_) => return None,
         }
-        let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        let mut ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
         drop(fds);
+        let called = ready.drain(own..).any(|ready| ready);
+        if called || behind {
+            output.calls.serve();
+        }
         if ready[0] {
             clear(signals);
         }
@@ -312,7 +322,7 @@ fn watch(program: Pid, signals: &UnixStream, control: &OwnedFd, output: &mut Out
     }
 }
 
-fn clear(mut signals: &UnixStream) {
+pub(super) fn clear(mut signals: &UnixStream) {
     let mut bytes = [0; 64];
     while matches!(signals.read(&mut bytes), Ok(1..)) {}
 }
@@ -332,7 +342,7 @@ fn pass_on(program: Pid, control: &OwnedFd) {
 }
 
 /// The program has ended; whatever it started ends with it.
-fn sweep(signals: &UnixStream) {
+pub(super) fn sweep(signals: &UnixStream) {
     let deadline = since_boot() + SWEEP;
     loop {
         match reap() {
@@ -350,17 +360,18 @@ fn sweep(signals: &UnixStream) {
 
 fn ending(status: Option<WaitStatus>, cgroup: &Cgroup) -> ExitFile {
     let signal = status.and_then(WaitStatus::terminating_signal);
-    let code = match (status.and_then(WaitStatus::exit_status), signal) {
-        (Some(code), _) => code,
-        (None, Some(signal)) => 128 + signal,
-        (None, None) => 137,
-    };
+    let code = status.map_or(137, exit_code);
     let cause = match status {
         None => ExitCause::Lost,
         Some(_) if code != 0 && cgroup.out_of_memory() => ExitCause::OutOfMemory,
         Some(_) => ExitCause::Own,
     };
     ExitFile { boot: boot_id(), code, signal, cause, message: None, started: None, finished: Some(since_boot()) }
+}
+
+/// As a shell has it: the exit code, or 128 and the signal.
+pub(super) fn exit_code(status: WaitStatus) -> i32 {
+    status.exit_status().or(status.terminating_signal().map(|signal| 128 + signal)).unwrap_or(137)
 }
 
 fn termination_message(path: Option<&Termination>, from_logs: bool, log: &LogFile) -> Option<String> {

@@ -1,7 +1,7 @@
 //! The last steps before the program is the program.
 
-use std::io::{Read, Write};
-use std::os::fd::AsFd;
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
@@ -11,6 +11,7 @@ use rustix::fs::Mode;
 use rustix::process::{Gid, Signal, Uid};
 use serde::{Deserialize, Serialize};
 
+use super::call::receive_to_end;
 use super::files::Launch;
 
 /// Why there is no program. Written to the socket on stdin; if the program runs, the socket just closes.
@@ -30,13 +31,11 @@ pub(super) fn main() -> ExitCode {
     // The copy closes by itself when the program takes over; that is how the shim learns of it.
     let Ok(socket) = rustix::io::fcntl_dupfd_cloexec(io::stdin().as_fd(), 3) else { return ExitCode::FAILURE };
     let mut socket = std::os::unix::net::UnixStream::from(socket);
-    let mut bytes = Vec::new();
-    if socket.read_to_end(&mut bytes).is_err() {
-        return ExitCode::FAILURE;
-    }
+    let mut fds = Vec::new();
+    let Ok(bytes) = receive_to_end(&mut socket, &mut fds) else { return ExitCode::FAILURE };
     let Ok(launch) = ciborium::from_reader::<Launch, _>(&bytes[..]) else { return ExitCode::FAILURE };
     drop(bytes);
-    let failure = become_program(&launch);
+    let failure = become_program(&launch, fds.pop());
     let mut reply = Vec::new();
     let _ = ciborium::into_writer(&failure, &mut reply);
     let _ = socket.write_all(&reply);
@@ -44,8 +43,8 @@ pub(super) fn main() -> ExitCode {
 }
 
 /// Returns only if it does not work.
-fn become_program(launch: &Launch) -> Failure {
-    match prepare(launch) {
+fn become_program(launch: &Launch, stdin: Option<OwnedFd>) -> Failure {
+    match prepare(launch, stdin) {
         Ok(mut command) => {
             let error = command.exec();
             let program = launch.command.first().map(String::as_str).unwrap_or_default();
@@ -60,7 +59,7 @@ fn become_program(launch: &Launch) -> Failure {
     }
 }
 
-fn prepare(launch: &Launch) -> Result<Command, Failure> {
+fn prepare(launch: &Launch, stdin: Option<OwnedFd>) -> Result<Command, Failure> {
     let pid = rustix::process::getpid().as_raw_nonzero().to_string();
     for procs in &launch.cgroup_procs {
         fs::write(procs, &pid).map_err(|error| Failure::new(128, format!("join {}", procs.display()), &error))?;
@@ -69,6 +68,10 @@ fn prepare(launch: &Launch) -> Result<Command, Failure> {
     let _ = fs::write("/proc/self/oom_score_adj", "0");
     rustix::process::umask(Mode::from_raw_mode(0o022));
     leave_processes();
+    if let (true, Some(terminal)) = (launch.tty, &stdin) {
+        take_terminal(launch, terminal)
+            .map_err(|error| Failure::new(128, "take the terminal".to_owned(), &error.into()))?;
+    }
     become_user(launch).map_err(|(what, error)| Failure::new(128, what, &error.into()))?;
     if let Some(closed) = launch.to_enter.iter().find_map(|place| closed(place)) {
         let user = rustix::process::getuid().as_raw();
@@ -88,7 +91,10 @@ fn prepare(launch: &Launch) -> Result<Command, Failure> {
         return Err(Failure { code: 128, message: "no command specified".to_owned() });
     };
     let mut command = Command::new(program);
-    command.args(args).env_clear().stdin(Stdio::null());
+    command.args(args).env_clear().stdin(stdin.map_or_else(Stdio::null, Stdio::from));
+    if launch.tty {
+        command.env("TERM", "xterm");
+    }
     command.envs(launch.env.iter().map(|(name, value)| (name, value)));
     Ok(command)
 }
@@ -111,6 +117,15 @@ fn closed(place: &Path) -> Option<&Path> {
         matches!(rustix::fs::access(**path, rustix::fs::Access::EXEC_OK), Err(rustix::io::Errno::ACCESS))
     };
     way.iter().rev().find(denied).copied()
+}
+
+/// The terminal becomes the one of a session of our own, and belongs to the user.
+fn take_terminal(launch: &Launch, terminal: &OwnedFd) -> rustix::io::Result<()> {
+    rustix::process::setsid()?;
+    rustix::process::ioctl_tiocsctty(terminal)?;
+    // Without the right to change users there is no other one.
+    let _ = rustix::fs::fchown(terminal, launch.uid.map(Uid::from_raw), None);
+    Ok(())
 }
 
 /// This process has one thread, so what is said of the thread holds for the process.

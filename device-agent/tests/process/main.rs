@@ -4,6 +4,7 @@
 mod adoption;
 mod attacks;
 mod ends;
+mod exec;
 mod limits;
 mod logs;
 mod places;
