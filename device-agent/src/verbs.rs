@@ -14,10 +14,11 @@ use hawser_wire::stream::{AttachRequest, ExecRequest, LogsRequest, Stats, Stream
 use tokio::sync::watch;
 
 use self::line::NoShim;
+use self::stats::Measurer;
 use crate::desired::{DesiredSet, DesiredWish};
 use crate::runtime::process::Process;
 use crate::runtime::{ContainerId, Found, FoundState, Runtime};
-use crate::streams::service::{self, Connection, Log, Service, failed, not_found, not_possible, not_supported};
+use crate::streams::service::{self, Connection, Log, Service, failed, not_found, not_possible};
 use crate::workloads::Clock;
 
 mod attach;
@@ -27,6 +28,7 @@ mod line;
 mod logs;
 mod port;
 mod pulled;
+mod stats;
 
 /// The verbs on the containers of the `process` runtime.
 #[derive(Clone)]
@@ -34,6 +36,7 @@ pub struct Verbs {
     process: Process,
     desired: watch::Receiver<Arc<DesiredSet>>,
     clock: Clock,
+    measurer: Measurer,
 }
 
 impl std::fmt::Debug for Verbs {
@@ -76,7 +79,7 @@ impl Running {
 impl Verbs {
     /// The verbs on what this runtime runs. `desired` tells what the pods are; `clock` is the device's timeline.
     pub fn new(process: Process, desired: watch::Receiver<Arc<DesiredSet>>, clock: Clock) -> Self {
-        Self { process, desired, clock }
+        Self { process, desired, clock, measurer: Measurer::default() }
     }
 
     fn spec(&self, pod: &PodUid) -> Result<(DesiredWish, Arc<EdgeDeployment>), StreamRefusal> {
@@ -178,7 +181,7 @@ impl Service for Verbs {
     }
 
     async fn stats(&self) -> Result<Stats, StreamRefusal> {
-        Err(not_supported("this device does not support stats"))
+        self.measurer.measure(&self.process, (self.clock)()).await
     }
 }
 

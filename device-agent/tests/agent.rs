@@ -163,6 +163,7 @@ fn container() -> Container {
         user: User::default(),
         termination_message_path: "/dev/termination-log".to_owned(),
         termination_message_from_logs: false,
+        interactive: None,
     }
 }
 

@@ -113,6 +113,23 @@ pub struct Container {
     #[n(12)]
     #[cbor(default)]
     pub termination_message_from_logs: bool,
+    /// How clients may talk to the process; `None`: not at all.
+    #[n(13)]
+    pub interactive: Option<Interactive>,
+}
+
+/// How clients may talk to a container's process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Encode, Decode, CborLen)]
+pub struct Interactive {
+    /// It has a stdin.
+    #[n(0)]
+    pub stdin: bool,
+    /// That ends when the first client that had it goes.
+    #[n(1)]
+    pub once: bool,
+    /// Its streams are a terminal.
+    #[n(2)]
+    pub tty: bool,
 }
 
 /// When to pull an image.

@@ -128,6 +128,7 @@ fn container(pull_policy: PullPolicy) -> Container {
         user: User { uid: Some(1000), gid: Some(1001), non_root: true },
         termination_message_path: "/dev/termination-log".into(),
         termination_message_from_logs: true,
+        interactive: None,
     }
 }
 
@@ -276,6 +277,9 @@ fn deployments(book: &mut Book) {
     ] {
         book.add(&format!("EdgeDeployment/{policy:?}/{pull:?}"), deployment(policy, pull));
     }
+    let mut talks = deployment(RestartPolicy::Never, PullPolicy::Never);
+    talks.containers[0].interactive = Some(Interactive { stdin: true, once: false, tty: true });
+    book.add("EdgeDeployment/Interactive", talks);
 }
 
 fn streams(book: &mut Book) {

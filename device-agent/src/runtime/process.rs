@@ -375,7 +375,11 @@ impl Inner {
             termination: Some(Termination { root: work, path: container.termination_message_path.clone() }),
             termination_from_logs: container.termination_message_from_logs,
             cgroup,
-            interactive: Interactive::default(),
+            interactive: container.interactive.map_or_else(Interactive::default, |interactive| Interactive {
+                stdin: interactive.stdin,
+                once: interactive.once,
+                tty: interactive.tty,
+            }),
         })
     }
 

@@ -24,7 +24,7 @@ use super::start::Launcher;
 use super::sweep::{Reaped, reap};
 
 /// How long a command whose caller has gone may take to end after TERM.
-const GRACE: Duration = Duration::from_secs(2);
+const GRACE: Duration = Duration::from_secs(5);
 
 pub(super) fn main() -> ExitCode {
     match run() {

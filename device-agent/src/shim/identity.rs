@@ -46,6 +46,9 @@ pub(crate) struct Stat {
     pub(crate) start: u64,
     /// It has ended, and its parent has not asked yet.
     pub(crate) zombie: bool,
+    /// The processor time it has used, in the kernel's ticks, and that of its children that it has waited for.
+    pub(crate) ticks: u64,
+    pub(crate) waited_ticks: u64,
 }
 
 impl Stat {
@@ -61,12 +64,15 @@ impl Stat {
         // state ppid pgrp session tty_nr tpgid flags minflt cminflt majflt cmajflt utime stime cutime cstime priority
         // nice num_threads itrealvalue starttime
         let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+        let number = |at: usize| fields.get(at)?.parse::<u64>().ok();
         Some(Self {
             pid,
             parent: fields.get(1)?.parse().ok()?,
             group: fields.get(2)?.parse().ok()?,
             session: fields.get(3)?.parse().ok()?,
-            start: fields.get(19)?.parse().ok()?,
+            start: number(19)?,
+            ticks: number(11)?.saturating_add(number(12)?),
+            waited_ticks: number(13)?.saturating_add(number(14)?),
             zombie: matches!(*fields.first()?, "Z" | "X"),
         })
     }
@@ -99,10 +105,17 @@ mod tests {
     #[test]
     fn a_name_full_of_parentheses_does_not_confuse() {
         let text = b"42 (a) R 1 (b) c) S 7 42 40 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 98765 1 2";
-        assert_eq!(
-            Stat::parse(42, text),
-            Some(Stat { pid: 42, parent: 7, group: 42, session: 40, start: 98765, zombie: false })
-        );
+        let expected = Stat {
+            pid: 42,
+            parent: 7,
+            group: 42,
+            session: 40,
+            start: 98765,
+            zombie: false,
+            ticks: 11,
+            waited_ticks: 15,
+        };
+        assert_eq!(Stat::parse(42, text), Some(expected));
         assert_eq!(Stat::parse(42, b"42 (x) S 7"), None);
         assert_eq!(Stat::parse(42, b""), None);
     }

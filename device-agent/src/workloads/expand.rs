@@ -167,6 +167,7 @@ mod tests {
             user: User::default(),
             termination_message_path: String::new(),
             termination_message_from_logs: false,
+            interactive: None,
         }
     }
 

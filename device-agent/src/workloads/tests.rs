@@ -49,6 +49,7 @@ fn pod(name: &str) -> EdgeDeployment {
         user: User::default(),
         termination_message_path: String::new(),
         termination_message_from_logs: false,
+        interactive: None,
     };
     EdgeDeployment {
         uid: uid(name),

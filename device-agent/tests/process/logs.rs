@@ -117,6 +117,8 @@ async fn the_run_before_is_there_and_what_is_not_says_so_in_a_kubelets_words() {
     let again = EdgeDeployment { grace_seconds: 1, ..pod("p", RestartPolicy::Always, shell(script)) };
     device.run(&again);
     device.until("the second run", |device| device.restarts("p") == 1 && device.is_running("p")).await;
+    let written = device.place("p").join("logs/main/1.log");
+    device.until("its word", |_| std::fs::read(&written).is_ok_and(|log| log.ends_with(b"\n"))).await;
     assert_eq!(read(&device, LogsRequest { follow: true, previous: true, ..request("p") }).await, "run\n");
     let log = device.place("p").join("logs/main/1.log");
     device.until("its words", |_| std::fs::metadata(&log).is_ok_and(|log| log.len() > 0)).await;

@@ -2,11 +2,14 @@
 
 #![expect(clippy::disallowed_methods, reason = "a test of real processes needs real time")]
 mod adoption;
+mod attach;
 mod attacks;
 mod ends;
 mod exec;
 mod limits;
 mod logs;
 mod places;
+mod ports;
+mod stats;
 mod users;
 mod world;

@@ -39,6 +39,7 @@ pub(crate) fn shell(script: &str) -> Container {
         user: User::default(),
         termination_message_path: "/dev/termination-log".into(),
         termination_message_from_logs: false,
+        interactive: None,
     }
 }
 

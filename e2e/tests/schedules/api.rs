@@ -275,5 +275,6 @@ fn container(name: &str, image: u32) -> Container {
         user: User::default(),
         termination_message_path: String::new(),
         termination_message_from_logs: false,
+        interactive: None,
     }
 }

@@ -54,7 +54,6 @@ const PROBE: Verdict = Refused("a device does not run probes yet");
 const NETWORK: &str = "a device has its own network and resolver";
 const SANDBOX: &str = "a device does not confine processes in this way yet";
 const STORAGE: Verdict = Refused("a device cannot mount this kind of volume");
-const INTERACTIVE: Verdict = Only(&[Bool(false)], "a device does not attach to workloads yet");
 
 pub(crate) const POD_SPEC: &[(&str, Verdict)] = &[
     ("activeDeadlineSeconds", Mapped),
@@ -120,11 +119,11 @@ pub(crate) const CONTAINER: &[(&str, Verdict)] = &[
     ("restartPolicyRules", Refused("a device knows restart policies of whole pods only")),
     ("securityContext", Table(SECURITY)),
     ("startupProbe", PROBE),
-    ("stdin", INTERACTIVE),
-    ("stdinOnce", INTERACTIVE),
+    ("stdin", Mapped),
+    ("stdinOnce", Mapped),
     ("terminationMessagePath", Mapped),
     ("terminationMessagePolicy", Mapped),
-    ("tty", INTERACTIVE),
+    ("tty", Mapped),
     ("volumeDevices", Refused("a device does not hand block devices to workloads yet")),
     ("volumeMounts", Table(MOUNT)),
     ("workingDir", Mapped),
@@ -457,9 +456,6 @@ mod tests {
             container("startupProbe", json!({})),
             container("restartPolicy", json!("Never")),
             container("restartPolicyRules", json!([{}])),
-            container("stdin", json!(true)),
-            container("stdinOnce", json!(true)),
-            container("tty", json!(true)),
             container("volumeDevices", json!([{}])),
             (
                 json!({"initContainers": [{"restartPolicy": "OnFailure"}]}),
@@ -548,7 +544,7 @@ mod tests {
     #[test]
     fn many_offences_are_named_up_to_five() {
         let refused = |count: usize| {
-            let containers: Vec<_> = (0..count).map(|_| json!({"tty": true})).collect();
+            let containers: Vec<_> = (0..count).map(|_| json!({"volumeDevices": [{"name": "d"}]})).collect();
             match refuse_offences(&json!({ "containers": containers })) {
                 Err(NotApplied::Refused { reason, message }) => (reason, message),
                 other => panic!("{other:?}"),
@@ -556,7 +552,7 @@ mod tests {
         };
         let (reason, one) = refused(1);
         assert_eq!(reason, "UnsupportedField");
-        assert_eq!(one, "spec.containers[0].tty: a device does not attach to workloads yet");
+        assert_eq!(one, "spec.containers[0].volumeDevices: a device does not hand block devices to workloads yet");
         assert_eq!(refused(5).1.matches("spec.containers").count(), 5);
         assert!(!refused(5).1.contains("more"));
         assert!(refused(7).1.ends_with("; and 2 more"));

@@ -10,7 +10,9 @@ mod volumes;
 use std::collections::BTreeMap;
 
 use hawser_wire::ContentHash;
-use hawser_wire::deployment::{Container, EdgeDeployment, Mount, PullPolicy, Resources, RestartPolicy, User};
+use hawser_wire::deployment::{
+    Container, EdgeDeployment, Interactive, Mount, PullPolicy, Resources, RestartPolicy, User,
+};
 use k8s_openapi::api::core::v1::{self, PodSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use virtual_node::provider::{ContainerWaiting, NotApplied, Waiting};
@@ -180,7 +182,15 @@ fn container(pod: &Subject<'_>, place: &Place<'_>, fetched: &Fetched) -> Transla
         },
         termination_message_from_logs: container.termination_message_policy.as_deref() == Some("FallbackToLogsOnError"),
         env: environment::environment(pod, place, fetched)?,
+        interactive: interactive(container),
     })
+}
+
+fn interactive(container: &v1::Container) -> Option<Interactive> {
+    let (stdin, tty) = (container.stdin.unwrap_or(false), container.tty.unwrap_or(false));
+    // A stdin that is not there cannot end.
+    let once = stdin && container.stdin_once.unwrap_or(false);
+    (stdin || tty).then_some(Interactive { stdin, once, tty })
 }
 
 fn pull_policy(container: &v1::Container) -> PullPolicy {

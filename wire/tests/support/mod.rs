@@ -94,10 +94,11 @@ fn container() -> impl Strategy<Value = Container> {
         |(volume, path, read_only, sub_path, sub_path_expr)| Mount { volume, path, read_only, sub_path, sub_path_expr },
     );
     let resources = of(any::<u64>()).prop_map(|n| Resources { memory_limit_bytes: n, ..Resources::default() });
+    let interactive = any::<(bool, bool, bool)>().prop_map(|(stdin, once, tty)| Interactive { stdin, once, tty });
     let user = (of(any::<u32>()), any::<bool>()).prop_map(|(uid, non_root)| User { uid, gid: uid, non_root });
     (
         (text(), text(), pull, vec(text(), 0..3), vec(text(), 0..3), of(text())),
-        (vec(env, 0..4), vec(mount, 0..3), resources, any::<bool>(), user, text(), any::<bool>()),
+        (vec(env, 0..4), vec(mount, 0..3), resources, any::<bool>(), user, text(), any::<bool>(), of(interactive)),
     )
         .prop_map(|(head, tail)| Container {
             name: head.0,
@@ -113,6 +114,7 @@ fn container() -> impl Strategy<Value = Container> {
             user: tail.4,
             termination_message_path: tail.5,
             termination_message_from_logs: tail.6,
+            interactive: tail.7,
         })
 }
 

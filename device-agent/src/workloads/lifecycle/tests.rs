@@ -25,6 +25,7 @@ pub(super) fn container(name: &str) -> Described {
         user: User::default(),
         termination_message_path: "/dev/termination-log".into(),
         termination_message_from_logs: false,
+        interactive: None,
     }
 }
 

@@ -125,6 +125,22 @@ fn a_plain_pod_gets_the_defaults() {
 }
 
 #[test]
+fn a_pod_that_talks_says_how() {
+    for (fields, expected) in [
+        (json!({}), None),
+        (json!({"stdin": false, "stdinOnce": true, "tty": false}), None),
+        (json!({"stdin": true}), Some(Interactive { stdin: true, once: false, tty: false })),
+        (
+            json!({"stdin": true, "stdinOnce": true, "tty": true}),
+            Some(Interactive { stdin: true, once: true, tty: true }),
+        ),
+        (json!({"stdinOnce": true, "tty": true}), Some(Interactive { stdin: false, once: false, tty: true })),
+    ] {
+        assert_eq!(deployment(with(fields.clone())).containers[0].interactive, expected, "{fields}");
+    }
+}
+
+#[test]
 fn what_is_set_is_carried_over() {
     let mut spec = with(json!({
         "command": ["sh", "-c"], "args": ["echo $(X)"], "workingDir": "/w", "imagePullPolicy": "Always",
