@@ -4,7 +4,7 @@
 //! receipt then resolves with that of the newer one. Writes of different pods do not wait for each other; one pod has at
 //! most one write under way; a failed one is tried again, with back-off, for as long as the pod exists.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
@@ -54,6 +54,8 @@ struct Slot {
 #[derive(Debug)]
 pub(crate) struct StatusWriter {
     slots: HashMap<PodUid, Slot>,
+    /// Who has a slot on behalf of which node: a process with thousands of nodes asks that of each.
+    on_node: HashMap<NodeName, HashSet<PodUid>>,
     pub(crate) queue: DirtyQueue<PodUid>,
 }
 
@@ -83,20 +85,23 @@ pub(crate) enum Written {
 
 impl StatusWriter {
     pub(crate) fn new(limit: usize, backoff: Backoff) -> Self {
-        Self { slots: HashMap::new(), queue: DirtyQueue::new(limit, backoff) }
+        Self { slots: HashMap::new(), on_node: HashMap::new(), queue: DirtyQueue::new(limit, backoff) }
     }
 
     fn slot(&mut self, node: &NodeName, pod: &PodUid) -> &mut Slot {
-        self.slots.entry(pod.clone()).or_insert_with(|| Slot {
-            node: node.clone(),
-            unwritten: None,
-            version: 0,
-            receipts: Vec::new(),
-            last: None,
-            shows_waiting: false,
-            rejected: false,
-            gone: false,
-            gone_receipts: Vec::new(),
+        self.slots.entry(pod.clone()).or_insert_with(|| {
+            self.on_node.entry(node.clone()).or_default().insert(pod.clone());
+            Slot {
+                node: node.clone(),
+                unwritten: None,
+                version: 0,
+                receipts: Vec::new(),
+                last: None,
+                shows_waiting: false,
+                rejected: false,
+                gone: false,
+                gone_receipts: Vec::new(),
+            }
         })
     }
 
@@ -196,7 +201,7 @@ impl StatusWriter {
 
     /// The pods of a node that the writer knows of.
     pub(crate) fn on_node(&self, node: &NodeName) -> Vec<PodUid> {
-        self.slots.iter().filter(|(_, slot)| slot.node == *node).map(|(uid, _)| uid.clone()).collect()
+        self.on_node.get(node).into_iter().flatten().cloned().collect()
     }
 
     /// Works out what is to be written for a pod.
@@ -257,6 +262,12 @@ impl StatusWriter {
     /// There is nothing to write to, now or later.
     pub(crate) fn obsolete(&mut self, pod: &PodUid) {
         if let Some(mut slot) = self.slots.remove(pod) {
+            if let Some(on_node) = self.on_node.get_mut(&slot.node) {
+                on_node.remove(pod);
+                if on_node.is_empty() {
+                    self.on_node.remove(&slot.node);
+                }
+            }
             resolve(&mut slot.receipts, Receipt::Obsolete);
             resolve(&mut slot.gone_receipts, if slot.gone { Receipt::Accepted } else { Receipt::Obsolete });
         }
@@ -356,6 +367,7 @@ mod tests {
         assert_eq!(first_receipt.try_recv(), Ok(Receipt::Accepted));
         assert_eq!(second_receipt.try_recv(), Ok(Receipt::Accepted));
         assert!(!writer.has_unwritten(&uid()));
+        assert_eq!(writer.on_node(&node()), [uid()]);
     }
 
     #[test]
@@ -426,5 +438,6 @@ mod tests {
         assert_eq!(status_receipt.try_recv(), Ok(Receipt::Obsolete));
         assert_eq!(gone_receipt.try_recv(), Ok(Receipt::Accepted), "it was to go and is gone");
         assert_eq!(writer.on_node(&node()), Vec::<PodUid>::new());
+        assert!(writer.on_node.is_empty(), "a node without pods costs nothing");
     }
 }
