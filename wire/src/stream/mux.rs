@@ -97,7 +97,7 @@ pub enum Moved {
 }
 
 /// For whom there is something new.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Woken {
     /// The reader of this channel.
     Reader(u8),
@@ -136,6 +136,8 @@ pub struct Mux {
     /// Streams that are over, or that never were and were answered so.
     gone: VecDeque<u32>,
     woken: BTreeSet<(u32, Woken)>,
+    /// The application has done something that may be told.
+    news: bool,
     counts: Counts,
 }
 
@@ -151,6 +153,7 @@ impl Mux {
             asked: VecDeque::new(),
             gone: VecDeque::new(),
             woken: BTreeSet::new(),
+            news: false,
             counts: Counts::default(),
         }
     }
@@ -167,6 +170,13 @@ impl Mux {
         self.session = Err(why.to_owned());
         self.asked.clear();
         self.gone.clear();
+        self.settle();
+    }
+
+    /// The other end is not heard any more, though the session stays: the streams end, and it is told so if it comes back.
+    pub fn interrupt(&mut self, why: &str) {
+        self.lose_all(why, true);
+        self.news = true;
         self.settle();
     }
 
@@ -195,6 +205,11 @@ impl Mux {
         core::mem::take(&mut self.woken)
     }
 
+    /// Whether the application has done something since this was last asked, so that there may be something to transmit.
+    pub fn has_news(&mut self) -> bool {
+        core::mem::take(&mut self.news)
+    }
+
     // --- the application
 
     /// Bridge: opens a stream.
@@ -213,6 +228,7 @@ impl Mux {
         stream.tell.open = Some(request);
         self.streams.insert(id, stream);
         self.counts.opened += 1;
+        self.news = true;
         Ok(id)
     }
 
@@ -226,6 +242,7 @@ impl Mux {
         if let Some(stream) = self.streams.get_mut(&id).filter(|stream| matches!(stream.phase, Phase::Asked)) {
             stream.phase = Phase::Open;
             stream.tell.answer = Some(Ok(()));
+            self.news = true;
             self.wake_all(id);
         }
     }
@@ -235,6 +252,7 @@ impl Mux {
         if let Some(stream) = self.streams.get_mut(&id).filter(|stream| matches!(stream.phase, Phase::Asked)) {
             stream.over(End::Refused(refusal.clone()));
             stream.tell.answer = Some(Err(refusal));
+            self.news = true;
             self.counts.refused += 1;
             self.wake_all(id);
         }
@@ -266,6 +284,7 @@ impl Mux {
             return Moved::Ended;
         };
         let filled = incoming.read(buffer);
+        self.news |= incoming.credit_due().is_some();
         if filled > 0 || buffer.is_empty() {
             return Moved::Bytes(filled);
         }
@@ -282,6 +301,7 @@ impl Mux {
         let stream = self.streams.get_mut(&id);
         if let Some(incoming) = stream.and_then(|stream| stream.incoming.get_mut(usize::from(channel))?.as_mut()) {
             incoming.discard();
+            self.news = true;
         }
     }
 
@@ -307,6 +327,7 @@ impl Mux {
         }
         let stream = self.streams.get_mut(&id);
         let outgoing = stream.and_then(|stream| stream.outgoing.get_mut(usize::from(channel))?.as_mut());
+        self.news = true;
         outgoing.map_or(Moved::Ended, |outgoing| Moved::Bytes(outgoing.stage(bytes)))
     }
 
@@ -315,6 +336,7 @@ impl Mux {
         let stream = self.streams.get_mut(&id);
         if let Some(outgoing) = stream.and_then(|stream| stream.outgoing.get_mut(usize::from(channel))?.as_mut()) {
             outgoing.end();
+            self.news = true;
         }
     }
 
@@ -322,6 +344,7 @@ impl Mux {
     pub fn resize(&mut self, id: u32, columns: u16, rows: u16) {
         if let Some(stream) = self.streams.get_mut(&id).filter(|stream| !stream.is_over()) {
             stream.tell.resize = Some((columns, rows));
+            self.news = true;
         }
     }
 
@@ -334,6 +357,7 @@ impl Mux {
     pub fn mark(&mut self, id: u32, mark: LogMark) {
         if let Some(stream) = self.streams.get_mut(&id).filter(|stream| !stream.is_over()) {
             stream.tell.mark = Some(mark);
+            self.news = true;
         }
     }
 
@@ -349,6 +373,7 @@ impl Mux {
         if let Some(stream) = self.streams.get_mut(&id).filter(|stream| !stream.is_over()) {
             stream.outgoing.iter_mut().flatten().for_each(channel::Outgoing::end);
             stream.tell.exit = Some(code);
+            self.news = true;
         }
     }
 
@@ -383,6 +408,7 @@ impl Mux {
     fn abort_as(&mut self, id: u32, end: End, message: &str) {
         if let Some(stream) = self.streams.get_mut(&id).filter(|stream| !stream.is_over()) {
             stream.abort(end, message.to_owned());
+            self.news = true;
             self.counts.aborted += 1;
             self.wake_all(id);
         }

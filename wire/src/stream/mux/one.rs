@@ -82,7 +82,16 @@ impl Stream {
 
     /// Nothing more is to be done about it by anybody.
     pub(super) fn is_settled(&self) -> bool {
-        self.released && self.is_over() && self.tell.abort.is_none() && self.tell.answer.is_none()
+        self.released && self.is_over() && !self.has_to_tell()
+    }
+
+    /// Whether the other end is still to be told of the end.
+    pub(super) fn has_to_tell(&self) -> bool {
+        self.is_over() && (self.tell.abort.is_some() || self.tell.answer.is_some())
+    }
+
+    pub(super) fn stop_telling(&mut self) {
+        self.tell = Tell::default();
     }
 
     /// Ends it. What was received stays to be read.

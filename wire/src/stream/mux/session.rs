@@ -50,11 +50,12 @@ impl Mux {
     /// A frame came, sealed in this session.
     pub fn receive(&mut self, frame: StreamFrame, now: u64) {
         let Ok(session) = &mut self.session else { return };
-        session.heard = now;
         if let StreamBody::Received(number) = frame.body {
             session.pace.received(number, now);
             return;
         }
+        // A receipt is no sign that the other end knows of any stream; what has a number is.
+        session.heard = now;
         let Some(number) = frame.number.filter(|number| *number >= session.expected) else { return };
         let lost = number - session.expected;
         session.expected = number.saturating_add(1);
@@ -104,7 +105,7 @@ impl Mux {
 
     /// When [`Mux::tick`] is due at the latest.
     pub fn deadline(&self) -> Option<u64> {
-        let session = self.session.as_ref().ok().filter(|_| self.has_live())?;
+        let session = self.session.as_ref().ok().filter(|_| self.is_busy())?;
         let opening = self.streams.values().filter_map(|stream| match stream.phase {
             Phase::Opening { until } => Some(until),
             _ => None,
@@ -116,9 +117,10 @@ impl Mux {
     /// Time has passed. Afterwards there may be something to transmit.
     pub fn tick(&mut self, now: u64) {
         let Ok(session) = &self.session else { return };
-        if self.has_live() && now >= session.heard + SILENT_AFTER {
+        if now >= session.heard + SILENT_AFTER && self.is_busy() {
             let why = format!("nothing was heard from the other end for {} seconds", SILENT_AFTER / 1000);
-            self.lose_all(&why, true);
+            self.lose_all(&why, false);
+            self.stop_telling();
         }
         let late = |stream: &Stream| matches!(stream.phase, Phase::Opening { until } if until <= now);
         let late: VecDeque<u32> = self.streams.iter().filter(|(_, stream)| late(stream)).map(|(id, _)| *id).collect();
@@ -130,25 +132,8 @@ impl Mux {
     }
 
     fn of_stream(&mut self, id: u32, body: StreamBody, now: u64) {
-        if let Some(stream) = self.streams.get_mut(&id) {
-            let data = match &body {
-                StreamBody::Data(data) => data.data.len() as u64,
-                _ => 0,
-            };
-            let was_over = stream.is_over();
-            match stream.take(body) {
-                Ok(()) => self.counts.bytes_in += data,
-                Err(violation) => {
-                    let message = format!("the two ends of the stream do not understand each other: {violation}");
-                    stream.abort(End::Aborted(message.clone()), message);
-                }
-            }
-            if !was_over && let Phase::Over(end) = &stream.phase {
-                self.counts.refused += u64::from(matches!(end, End::Refused(_)));
-                self.counts.aborted += u64::from(matches!(end, End::Aborted(_) | End::Lost(_)));
-            }
-            self.wake_all(id);
-            return;
+        if self.streams.contains_key(&id) {
+            return self.of_known_stream(id, body);
         }
         match (self.side, body) {
             (Side::Device, StreamBody::Open(request)) if !self.gone.contains(&id) => self.be_asked(id, request, now),
@@ -164,6 +149,33 @@ impl Mux {
                     }
                 }
             }
+        }
+    }
+
+    fn of_known_stream(&mut self, id: u32, body: StreamBody) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        let (woken, data) = match &body {
+            StreamBody::Data(data) => (Some(Woken::Reader(data.channel)), data.data.len()),
+            StreamBody::HalfClose(channel) => (Some(Woken::Reader(*channel)), 0),
+            StreamBody::Credit(channel, _) => (Some(Woken::Writer(*channel)), 0),
+            _ => (None, 0),
+        };
+        let was_over = stream.is_over();
+        match stream.take(body) {
+            Ok(()) => self.counts.bytes_in += data as u64,
+            Err(violation) => {
+                let message = format!("the two ends of the stream do not understand each other: {violation}");
+                stream.abort(End::Aborted(message.clone()), message);
+            }
+        }
+        match (&stream.phase, woken) {
+            (Phase::Over(end), _) if !was_over => {
+                self.counts.refused += u64::from(matches!(end, End::Refused(_)));
+                self.counts.aborted += u64::from(matches!(end, End::Aborted(_) | End::Lost(_)));
+                self.wake_all(id);
+            }
+            (_, Some(woken)) => drop(self.woken.insert((id, woken))),
+            (_, None) => self.wake_all(id),
         }
     }
 
@@ -217,11 +229,23 @@ impl Mux {
     }
 
     fn alive_is_due(&self, now: u64) -> bool {
-        self.session.as_ref().is_ok_and(|session| now >= session.said + KEEP_ALIVE) && self.has_live()
+        self.session.as_ref().is_ok_and(|session| now >= session.said + KEEP_ALIVE) && self.is_busy()
     }
 
-    fn has_live(&self) -> bool {
-        self.streams.values().any(|stream| !stream.is_over())
+    /// Whether anything is open, or is still to be told: then the other end is to be heard, and to hear us.
+    fn is_busy(&self) -> bool {
+        let session =
+            self.session.as_ref().is_ok_and(|session| session.broken.is_some() || !session.unknown.is_empty());
+        session || self.streams.values().any(|stream| !stream.is_over() || stream.has_to_tell())
+    }
+
+    /// Nobody listens any more. If the other end comes back, it finds out by our silence.
+    fn stop_telling(&mut self) {
+        self.streams.values_mut().filter(|stream| stream.is_over()).for_each(Stream::stop_telling);
+        if let Ok(session) = &mut self.session {
+            session.broken = None;
+            session.unknown.clear();
+        }
     }
 
     fn receipt(&mut self) {
