@@ -13,7 +13,9 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use hawser_streams::Streams;
+use hawser_wire::stream::mux::Side;
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -28,6 +30,9 @@ use crate::link::task::{Link, LinkState};
 use crate::link::{Brain, BrainConfig, HubError};
 use crate::runtime::Runtime;
 use crate::state_dir::{StateDir, StateDirError};
+use crate::streams;
+use crate::streams::serve::serve;
+use crate::streams::service::{Served, Service, Sight};
 use crate::workloads::{Parts, Workloads};
 
 pub use status::{Status, StatusError, WorkloadLine};
@@ -92,12 +97,23 @@ pub struct AgentHandle {
     thread: LedgerThread,
     clock: DeviceClock,
     link: watch::Receiver<LinkState>,
+    streams: Streams,
     dir: StateDir,
 }
 
 impl Agent {
     /// Starts an agent with this runtime. When it returns, workloads are being looked after, hub or no hub.
-    pub async fn start<R: Runtime>(config: AgentConfig, runtime: Arc<R>) -> Result<AgentHandle, StartError> {
+    pub async fn start<R: Runtime + Served>(config: AgentConfig, runtime: Arc<R>) -> Result<AgentHandle, StartError> {
+        let served = Arc::clone(&runtime);
+        Self::start_with(config, runtime, move |sight| served.service(sight)).await
+    }
+
+    /// Starts an agent with this runtime, and another service for its streams.
+    pub async fn start_with<R: Runtime, S: Service>(
+        config: AgentConfig,
+        runtime: Arc<R>,
+        service: impl FnOnce(Sight) -> S,
+    ) -> Result<AgentHandle, StartError> {
         let dir = StateDir::lock(&config.state_dir)?;
         let secret = *config.identity.key.secret();
         let path = dir.path().to_owned();
@@ -129,6 +145,11 @@ impl Agent {
         let measured = measurer.measure(clock.now().0, &ledger.health().borrow());
         let (host_in, host) = watch::channel(Arc::new(facts::host_facts(&measured)));
 
+        let streams_ready = Arc::new(Notify::new());
+        let streams = {
+            let ready = Arc::clone(&streams_ready);
+            Streams::new(Side::Device, streams::LIMITS, move || ready.notify_one())
+        };
         // The workloads come first to see the desired set as the ledger has it.
         let link_task = Link {
             brain,
@@ -140,6 +161,8 @@ impl Agent {
             desired: desired_in,
             resync: resync_in,
             status: link_in,
+            streams: streams.clone(),
+            streams_ready,
             stop: stop.clone(),
         };
         housekeeping::report_what_was_found(&recovered, &reports_in, clock.now());
@@ -147,6 +170,8 @@ impl Agent {
             let clock = clock.clone();
             Arc::new(move || clock.now())
         };
+        let sight = Sight { desired: desired.clone(), clock: now.clone() };
+        let service = Arc::new(service(sight));
         let workloads = Workloads::start(Parts {
             runtime,
             desired: desired.clone(),
@@ -168,6 +193,7 @@ impl Agent {
         let tasks = vec![
             ("workloads", workloads),
             ("link", tokio::spawn(link_task.run(first))),
+            ("streams", tokio::spawn(serve(streams.clone(), service, stop.clone()))),
             (
                 "facts",
                 tokio::spawn(facts::run(measurer, clock.clone(), ledger.health(), facts_in, host_in, stop.clone())),
@@ -175,7 +201,7 @@ impl Agent {
             ("housekeeping", tokio::spawn(housekeeping::run(ledger.clone(), clock.clone(), reports_in, stop.clone()))),
             ("status", tokio::spawn(status::serve(board, dir.path().to_owned(), stop.clone()))),
         ];
-        Ok(AgentHandle { stop, tasks, ledger, thread, clock, link, dir })
+        Ok(AgentHandle { stop, tasks, ledger, thread, clock, link, streams, dir })
     }
 }
 
@@ -184,6 +210,11 @@ impl AgentHandle {
     pub async fn in_session(&mut self) {
         // Err: the link has ended, and there will be none.
         let _ = self.link.wait_for(|state| state.link.connected && state.link.session_since.is_some()).await;
+    }
+
+    /// How many streams are open.
+    pub fn streams(&self) -> usize {
+        self.streams.len()
     }
 
     /// Resolves when one of the parts has ended although nobody stopped it, with its name: the agent is of no use then.

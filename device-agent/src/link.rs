@@ -22,6 +22,7 @@ use std::sync::Arc;
 
 use hawser_wire::report::{NodeFacts, ReportItem};
 use hawser_wire::session_messages::Refusal;
+use hawser_wire::stream::StreamFrame;
 use hawser_wire::{Channel, DeviceTime, SessionId, Version};
 
 use crate::desired::DesiredSet;
@@ -71,6 +72,8 @@ pub enum Input {
         /// The ticket of the [`Output::Persist`].
         ticket: u64,
     },
+    /// A frame of a stream, for the session there is.
+    Stream(StreamFrame),
     /// [`Brain::deadline`] has come.
     Tick,
 }
@@ -96,8 +99,10 @@ pub enum Output {
     },
     /// What the device is to run has changed.
     Desired(Arc<DesiredSet>),
-    /// A session began: every pod is to be reported afresh.
+    /// A session began: every pod is to be reported afresh, and streams begin anew.
     Resync,
+    /// A frame of a stream came, in the session there is.
+    Stream(StreamFrame),
     /// Something worth a line in the log and a count.
     Note(Note),
 }

@@ -18,7 +18,7 @@ use self::stats::Measurer;
 use crate::desired::{DesiredSet, DesiredWish};
 use crate::runtime::process::Process;
 use crate::runtime::{ContainerId, Found, FoundState, Runtime};
-use crate::streams::service::{self, Connection, Log, Service, failed, not_found, not_possible};
+use crate::streams::service::{self, Connection, Log, Served, Service, Sight, failed, not_found, not_possible};
 use crate::workloads::Clock;
 
 mod attach;
@@ -147,6 +147,14 @@ impl Verbs {
             i64::try_from(i128::from(wall_millis()) - ago).unwrap_or(i64::MIN)
         });
         logs::open(logs::Run { path, attempt, ended }, &request, from, since).await
+    }
+}
+
+impl Served for Process {
+    type Service = Verbs;
+
+    fn service(&self, sight: Sight) -> Verbs {
+        Verbs::new(self.clone(), sight.desired, sight.clock)
     }
 }
 

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use hawser_wire::limits::MAX_PAYLOAD;
 use hawser_wire::report::{Heartbeat, NodeFacts, ReportItem};
 use hawser_wire::session_messages::{Envelope, HelloPayload, Sealed, Welcome};
-use hawser_wire::stream::{StreamBody, StreamFrame, StreamRefusal};
 use hawser_wire::{BootId, Channel, DeviceTime, Digest, Down, Open, Up, Version, decode};
 
 use super::fetch::{Arrival, Fetch};
@@ -100,6 +99,7 @@ impl Brain {
             Input::Reports(items) => items.into_iter().for_each(|item| self.say(item, &mut out)),
             Input::Facts(facts) => self.facts(facts, &mut out),
             Input::Persisted { ticket } => self.persisted(ticket, &mut out),
+            Input::Stream(frame) => self.publish(Channel::UpStreams, &Up::Stream(frame), &mut out),
             Input::Tick => {}
         }
         self.pump(now, &mut out);
@@ -206,7 +206,9 @@ impl Brain {
                 }
             }
             Open::Known(Down::Ping(number)) => self.pulse.ping(number),
-            Open::Known(Down::Stream(frame)) => self.stream(&frame, out),
+            // What is still under way of the session before knows nothing of the streams of this one.
+            Open::Known(Down::Stream(_)) if !opened.live => {}
+            Open::Known(Down::Stream(frame)) => out.push(Output::Stream(frame)),
             Open::Unknown => out.push(Output::Note(Note::Unfamiliar)),
         }
     }
@@ -256,14 +258,6 @@ impl Brain {
             persist_unawaited(arrived.changes, Urgency::Soon, out);
         }
         self.fetch.lack(now.at, &self.inbox.lacking());
-    }
-
-    fn stream(&mut self, frame: &StreamFrame, out: &mut Vec<Output>) {
-        if matches!(frame.body, StreamBody::Open(_)) {
-            let message = "this agent serves no streams (logs, exec, attach, port-forward)".to_owned();
-            let body = StreamBody::Refuse(StreamRefusal { status: 501, message });
-            self.publish(Channel::UpStreams, &Up::Stream(StreamFrame { id: frame.id, body, number: Some(0) }), out);
-        }
     }
 
     fn facts(&mut self, facts: Box<NodeFacts>, out: &mut Vec<Output>) {

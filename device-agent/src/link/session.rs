@@ -154,6 +154,7 @@ impl Sessions {
     /// Opens a sealed message, once.
     pub(crate) fn open(&mut self, now: &Moment, sealed: &Sealed) -> Result<Opened, SessionError> {
         let mut result = Err(SessionError::OtherSession);
+        let ours = self.id() == Some(sealed.session);
         if let Some(live) = &mut self.live {
             result = live.session.open::<Down>(sealed);
             if result.is_ok() {
@@ -168,7 +169,7 @@ impl Sessions {
                 live.heard = now.at;
             }
         }
-        result.map(|decoded| Opened { unfamiliar: decoded.unfamiliar, message: decoded.value })
+        result.map(|decoded| Opened { unfamiliar: decoded.unfamiliar, live: ours, message: decoded.value })
     }
 
     /// Seals a message; `None` while there is no session.
@@ -247,6 +248,8 @@ impl Sessions {
 pub(crate) struct Opened {
     /// It held something of a later version.
     pub(crate) unfamiliar: bool,
+    /// It is of the session that seals, not of the one before.
+    pub(crate) live: bool,
     /// The message.
     pub(crate) message: Open<Down>,
 }

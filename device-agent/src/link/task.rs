@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use hawser_streams::Streams;
 use hawser_wire::PodUid;
 use hawser_wire::report::{ContainerState, NodeFacts, Phase, ReportItem, WorkloadReport};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::client::{Hub, HubEvent};
@@ -34,6 +35,9 @@ pub(crate) struct Link {
     /// A number that changes when every pod is to be reported again. The latest counts.
     pub(crate) resync: watch::Sender<u64>,
     pub(crate) status: watch::Sender<LinkState>,
+    pub(crate) streams: Streams,
+    /// The streams may have something to say.
+    pub(crate) streams_ready: Arc<Notify>,
     pub(crate) stop: CancellationToken,
 }
 
@@ -91,6 +95,7 @@ enum Woke {
     Reports(usize),
     Facts,
     Persisted(u64),
+    Streams,
     Timer,
     Stop,
 }
@@ -116,11 +121,17 @@ impl Link {
                     facts_live = changed.is_ok();
                     Woke::Facts
                 }
+                () = self.streams_ready.notified() => Woke::Streams,
                 () = tokio::time::sleep(sleep) => Woke::Timer,
             };
             let Some(input) = self.input(woke, &mut items) else { break };
             self.step(input, &mut answers).await;
+            // After what there is to say about state. How many they are at once, the streams themselves bound.
+            while let Some(frame) = self.streams.transmit() {
+                self.step(Input::Stream(frame), &mut answers).await;
+            }
         }
+        self.streams.end("the agent is stopping");
         self.hub.close().await;
     }
 
@@ -137,7 +148,7 @@ impl Link {
                 Some(facts) => Input::Facts(Box::new(NodeFacts::clone(&facts))),
                 None => Input::Tick,
             },
-            Woke::Timer => Input::Tick,
+            Woke::Timer | Woke::Streams => Input::Tick,
             Woke::Hub(Some(HubEvent::Connected)) => {
                 tracing::info!("the hub has us");
                 self.status.send_modify(|state| state.hub_error = None);
@@ -145,6 +156,7 @@ impl Link {
             }
             Woke::Hub(Some(HubEvent::Disconnected(why))) => {
                 tracing::warn!(why, "not connected to the hub; trying again");
+                self.streams.end("the device lost its connection to the hub");
                 self.status.send_modify(|state| state.hub_error = Some(why));
                 Input::Disconnected
             }
@@ -186,16 +198,21 @@ impl Link {
                     self.ledger.submit_unawaited(changes, urgency).await;
                 }
                 Output::Desired(desired) => drop(self.desired.send_replace(desired)),
-                Output::Resync => self.resync.send_modify(|round| *round += 1),
+                Output::Resync => {
+                    self.streams.begin();
+                    self.resync.send_modify(|round| *round += 1);
+                }
+                Output::Stream(frame) => self.streams.receive(frame),
                 Output::Note(note) => self.note(&note),
             }
         }
     }
 
     fn until_deadline(&self) -> Duration {
-        let now = self.clock.now();
-        let wait = self.brain.deadline().map(|deadline| Duration::from_millis(deadline.millis_since(now)));
-        wait.map_or(LONGEST_SLEEP, |wait| wait.min(LONGEST_SLEEP))
+        let device_now = self.clock.now();
+        let wait = self.brain.deadline().map(|deadline| Duration::from_millis(deadline.millis_since(device_now)));
+        let streams = self.streams.deadline().map(|deadline| deadline.saturating_duration_since(now()));
+        wait.into_iter().chain(streams).fold(LONGEST_SLEEP, Duration::min)
     }
 
     /// The log line and the count of one note.
@@ -241,6 +258,11 @@ impl Link {
             self.status.send_modify(|state| state.refused_messages += 1);
         }
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the IO edge: streams measure silence on the runtime's clock")]
+fn now() -> tokio::time::Instant {
+    tokio::time::Instant::now()
 }
 
 /// Answers of the ledger to come, in the order of their tickets.

@@ -1,5 +1,7 @@
 //! The brain against a small bridge, over a link that loses, repeats and reorders, with reboots and clock jumps.
 
+mod streams;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -160,6 +162,7 @@ struct Device {
     /// Every version that was ever handed out, in order.
     versions: Vec<Option<Version>>,
     resyncs: usize,
+    frames: Vec<hawser_wire::stream::StreamFrame>,
     notes: Vec<Note>,
 }
 
@@ -219,6 +222,7 @@ impl Device {
             desired: Arc::default(),
             versions: Vec::new(),
             resyncs: 0,
+            frames: Vec::new(),
             notes: Vec::new(),
         };
         let published = device.carry_out(first);
@@ -246,6 +250,7 @@ impl Device {
                     self.desired = desired;
                 }
                 Output::Resync => self.resyncs += 1,
+                Output::Stream(frame) => self.frames.push(frame),
                 Output::Note(note) => self.notes.push(note),
             }
         }

@@ -15,6 +15,7 @@ use super::{
     ContainerId, ContainerStart, Exit, ExitCause, Found, FoundState, PodReady, PodSetup, Refusal, Runtime,
     RuntimeError, Signal, StartError, Started,
 };
+use crate::streams::service::{NotServed, Served, Sight};
 
 /// What one attempt does.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -56,6 +57,14 @@ impl Script {
     /// Runs, and ignores TERM.
     pub fn stubborn() -> Self {
         Self::default()
+    }
+}
+
+impl Served for Scripted {
+    type Service = NotServed;
+
+    fn service(&self, _: Sight) -> NotServed {
+        NotServed
     }
 }
 

@@ -18,15 +18,20 @@
 //! - A method answers within [`OPEN_WITHIN`](hawser_wire::stream::OPEN_WITHIN), or the client has gone.
 //! - Nobody has looked at the request but the codec: that the pod and the container exist and run is the service's to check.
 //!   It answers with a [`StreamRefusal`], by [`refusal`] and its sisters.
+//! - The outputs of a command end when it has ended, whoever has inherited them: its exit code goes out after them.
 
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use hawser_wire::PodUid;
 use hawser_wire::stream::{AttachRequest, ExecRequest, LogMark, LogsRequest, Stats, StreamRefusal};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
+
+use crate::desired::DesiredSet;
+use crate::workloads::Clock;
 
 /// What the other end of a stream talks to on the device.
 pub trait Service: Send + Sync + 'static {
@@ -47,6 +52,56 @@ pub trait Service: Send + Sync + 'static {
 
     /// Measures what the device and its pods use.
     fn stats(&self) -> impl Future<Output = Result<Stats, StreamRefusal>> + Send;
+}
+
+/// A runtime whose containers can be talked to.
+pub trait Served {
+    /// What talks to them.
+    type Service: Service;
+
+    /// Makes it.
+    fn service(&self, sight: Sight) -> Self::Service;
+}
+
+/// What a service sees of the agent.
+#[derive(Clone)]
+pub struct Sight {
+    /// What the device is to run.
+    pub desired: watch::Receiver<Arc<DesiredSet>>,
+    /// The device's timeline.
+    pub clock: Clock,
+}
+
+impl fmt::Debug for Sight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Sight")
+    }
+}
+
+/// A service that offers nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct NotServed;
+
+impl Service for NotServed {
+    async fn logs(&self, _: LogsRequest) -> Result<Log, StreamRefusal> {
+        Err(not_supported("this device does not support logs"))
+    }
+
+    async fn exec(&self, _: ExecRequest) -> Result<Process, StreamRefusal> {
+        Err(not_supported("this device does not support exec"))
+    }
+
+    async fn attach(&self, _: AttachRequest) -> Result<Process, StreamRefusal> {
+        Err(not_supported("this device does not support attach"))
+    }
+
+    async fn port_forward(&self, _: PodUid, _: u16) -> Result<Connection, StreamRefusal> {
+        Err(not_supported("this device does not support port-forward"))
+    }
+
+    async fn stats(&self) -> Result<Stats, StreamRefusal> {
+        Err(not_supported("this device does not support stats"))
+    }
 }
 
 /// Bytes that come from a container.

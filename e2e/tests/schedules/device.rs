@@ -358,6 +358,8 @@ impl World {
                     self.push(Todo::Orders);
                 }
                 Output::Resync => self.resync(),
+                // Nobody opens any here.
+                Output::Stream(_) => {}
                 Output::Note(note) => self.device_note(&note),
             }
         }

@@ -124,7 +124,11 @@ async fn live(credentials: Credentials, hub: std::net::SocketAddr) {
                 Output::Persist { ticket: Some(ticket), .. } => {
                     next.extend(brain.handle(&moment(start), Input::Persisted { ticket }));
                 }
-                Output::Persist { ticket: None, .. } | Output::Desired(_) | Output::Resync | Output::Note(_) => {}
+                Output::Persist { ticket: None, .. }
+                | Output::Desired(_)
+                | Output::Resync
+                | Output::Stream(_)
+                | Output::Note(_) => {}
             }
         }
         outputs = next;
