@@ -135,6 +135,7 @@ pub struct Bridge {
     http: Option<SocketAddr>,
     registry: Arc<Mutex<Registry>>,
     metrics: Metrics,
+    provider: Arc<DeviceProvider>,
     hub: Option<Hub>,
     parts: JoinSet<(&'static str, Result<(), String>)>,
     stop: CancellationToken,
@@ -205,11 +206,11 @@ impl Bridge {
             async move { running.await.map_err(|error| error.to_string()) }
         }));
         parts.spawn(named("virtual nodes", {
-            let running = nodes.run(provider, reports, token());
+            let running = nodes.run(Arc::clone(&provider), reports, token());
             async move { running.await.map(drop).map_err(|error| error.to_string()) }
         }));
         tracing::info!(%public_key, hub = hub_address, namespace = config.namespace, "the bridge runs");
-        Ok(Self { public_key, hub_address, http, registry, metrics, hub, parts, stop })
+        Ok(Self { public_key, hub_address, http, registry, metrics, provider, hub, parts, stop })
     }
 
     /// The key that devices pin.
@@ -240,6 +241,11 @@ impl Bridge {
     /// The counters.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    /// What the virtual nodes call.
+    pub fn provider(&self) -> &Arc<DeviceProvider> {
+        &self.provider
     }
 
     /// Everything that is registered to be scraped.

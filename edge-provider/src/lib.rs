@@ -9,3 +9,4 @@ pub mod hub;
 pub mod metrics;
 pub mod provider;
 pub mod registry;
+pub mod streams;

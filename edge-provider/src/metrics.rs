@@ -2,6 +2,7 @@
 
 use hawser_wire::DeviceId;
 use hawser_wire::session_messages::Refusal;
+use hawser_wire::stream::mux::Counts;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -35,6 +36,12 @@ pub struct Metrics {
     indexes_again: Counter,
     object_bytes: Counter,
     sessions: Counter,
+    streams_open: Gauge,
+    streams: Counter,
+    streams_refused: Counter,
+    streams_aborted: Counter,
+    stream_bytes_in: Counter,
+    stream_bytes_out: Counter,
     refusals: Family<KindLabel, Counter>,
     dropped: Family<DroppedLabel, Counter>,
 }
@@ -97,6 +104,12 @@ impl Metrics {
         registry.register("indexes", "Indexes sent for the first time", metrics.indexes.clone());
         registry.register("indexes_again", "Indexes sent again", metrics.indexes_again.clone());
         registry.register("object_bytes", "Bytes of objects sent", metrics.object_bytes.clone());
+        registry.register("streams_open", "Streams that are open", metrics.streams_open.clone());
+        registry.register("streams", "Streams that were asked for", metrics.streams.clone());
+        registry.register("streams_refused", "Streams that a device refused", metrics.streams_refused.clone());
+        registry.register("streams_aborted", "Streams that ended before their end", metrics.streams_aborted.clone());
+        registry.register("stream_bytes_in", "Bytes of streams received", metrics.stream_bytes_in.clone());
+        registry.register("stream_bytes_out", "Bytes of streams sent", metrics.stream_bytes_out.clone());
         registry.register("sessions", "Sessions in which a device has spoken", metrics.sessions.clone());
         registry.register("refusals", "Hellos that were refused, by kind", metrics.refusals.clone());
         registry.register("dropped", "Messages without effect, by reason", metrics.dropped.clone());
@@ -112,6 +125,21 @@ impl Metrics {
             Counted::Unfamiliar => self.on_dropped(Dropped::Unfamiliar),
             Counted::VersionExhausted => self.on_dropped(Dropped::VersionExhausted),
         }
+    }
+
+    /// What has happened to the streams of one device since it was last counted.
+    pub(crate) fn on_streams(&self, (open_then, then): (usize, &Counts), (open, now): (usize, &Counts)) {
+        self.streams_open.inc_by(open as i64 - open_then as i64);
+        self.streams.inc_by(now.opened - then.opened);
+        self.streams_refused.inc_by(now.refused - then.refused);
+        self.streams_aborted.inc_by(now.aborted - then.aborted);
+        self.stream_bytes_in.inc_by(now.bytes_in - then.bytes_in);
+        self.stream_bytes_out.inc_by(now.bytes_out - then.bytes_out);
+    }
+
+    /// How many streams are open.
+    pub fn streams_open(&self) -> i64 {
+        self.streams_open.get()
     }
 
     pub(crate) fn on_dropped(&self, why: Dropped) {

@@ -5,12 +5,15 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
+use virtual_node::provider::stats::NodeStats;
+use virtual_node::provider::streams::{Channels, Connection, LogOptions, Output, Process, StreamError};
 use virtual_node::provider::{Applied, EventReport, NotApplied, Provider, Subject, has_begun};
 use virtual_node::{NodeName, PodRef, Revision};
 
 use crate::deployment::{self, Notice, References};
 use crate::fleet::task::{FleetHandle, WishError};
 use crate::fleet::twin::Wish;
+use crate::streams;
 
 /// Runs pods on devices.
 pub struct DeviceProvider {
@@ -123,6 +126,45 @@ impl Provider for DeviceProvider {
 
     async fn synced(&self, node: &NodeName, at: Revision) {
         let _ = self.fleet.synced(node, at).await;
+    }
+
+    async fn logs(
+        &self,
+        node: &NodeName,
+        pod: &PodRef,
+        container: &str,
+        options: LogOptions,
+    ) -> Result<Output, StreamError> {
+        streams::logs(&self.fleet, node, pod, container, options).await
+    }
+
+    async fn exec(
+        &self,
+        node: &NodeName,
+        pod: &PodRef,
+        container: &str,
+        command: Vec<String>,
+        channels: Channels,
+    ) -> Result<Process, StreamError> {
+        streams::exec(&self.fleet, node, pod, container, command, channels).await
+    }
+
+    async fn attach(
+        &self,
+        node: &NodeName,
+        pod: &PodRef,
+        container: &str,
+        channels: Channels,
+    ) -> Result<Process, StreamError> {
+        streams::attach(&self.fleet, node, pod, container, channels).await
+    }
+
+    async fn port_forward(&self, node: &NodeName, pod: &PodRef, port: u16) -> Result<Connection, StreamError> {
+        streams::port_forward(&self.fleet, node, pod, port).await
+    }
+
+    async fn stats(&self, node: &NodeName) -> Result<NodeStats, StreamError> {
+        streams::stats(&self.fleet, node).await
     }
 }
 

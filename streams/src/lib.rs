@@ -59,15 +59,20 @@ impl Streams {
         self.0.with(|mux, _| mux.end(why));
     }
 
-    /// The other end is not heard any more, though the session stays.
+    /// The streams end, though the session stays: the other end is not heard any more, or we are leaving.
     pub fn interrupt(&self, why: &str) {
         self.0.with(|mux, _| mux.interrupt(why));
     }
 
     /// A frame came, sealed in this session.
     pub fn receive(&self, frame: StreamFrame) {
-        self.0.with(|mux, now| mux.receive(frame, now));
-        self.0.asked.notify_one();
+        let asked = self.0.with(|mux, now| {
+            mux.receive(frame, now);
+            mux.has_asked()
+        });
+        if asked {
+            self.0.asked.notify_one();
+        }
     }
 
     /// The next frame to seal in this session and publish.

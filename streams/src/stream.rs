@@ -103,7 +103,7 @@ impl Stream {
     }
 
     /// Bridge: the last place from which the log can be continued, and how many bytes have come in all.
-    pub fn last_mark(&self) -> Option<(LogMark, u64)> {
+    pub fn last_mark(&self) -> (Option<LogMark>, u64) {
         self.0.shared.with(|mux, _| mux.last_mark(self.0.id))
     }
 

@@ -548,15 +548,51 @@ fn a_log_tells_from_where_it_can_be_continued() {
     };
     let mark = |bytes, place: u8| LogMark { bytes, position: LogPosition { position: vec![place] } };
     say(&mut bridge, StreamBody::Accept);
-    assert_eq!(bridge.last_mark(id), None);
+    assert_eq!(bridge.last_mark(id), (None, 0));
     say(&mut bridge, StreamBody::Mark(mark(0, 1)));
     say(&mut bridge, StreamBody::Mark(mark(100, 2)));
     say(&mut bridge, StreamBody::Data(StreamData { channel: 1, offset: 0, data: vec![0; 99] }));
-    assert_eq!(bridge.last_mark(id), Some((mark(0, 1), 99)));
+    assert_eq!(bridge.last_mark(id), (Some(mark(0, 1)), 99));
     say(&mut bridge, StreamBody::Data(StreamData { channel: 1, offset: 99, data: vec![0; 6] }));
-    assert_eq!(bridge.last_mark(id), Some((mark(100, 2), 105)));
+    assert_eq!(bridge.last_mark(id), (Some(mark(100, 2)), 105));
     for place in 3..60 {
         say(&mut bridge, StreamBody::Mark(mark(200 + u64::from(place), place)));
     }
-    assert_eq!(bridge.last_mark(id), Some((mark(100, 2), 105)), "however many marks come before their bytes");
+    assert_eq!(bridge.last_mark(id), (Some(mark(100, 2)), 105), "however many marks come before their bytes");
+}
+
+#[test]
+fn an_end_that_leaves_says_so_once_and_for_all() {
+    let mut world = World::new(5, Vec::new(), 1000);
+    let ids = [world.open(logs(), 1_000_000), world.open(exec(true, false), 1_000_000)];
+    for _ in 0..40 {
+        world.step();
+        world.now += 1;
+    }
+    world.device.interrupt("the agent is \u{1b}stopping");
+    world.run();
+    for id in ids {
+        let end = world.plays[&id].end.clone();
+        assert_eq!(end, Some(End::Lost("the agent is stopping".to_owned())), "and without what a terminal would obey");
+    }
+    // The session goes on.
+    let again = world.open(logs(), 50_000);
+    world.run();
+    assert_eq!(world.plays[&again].end, Some(End::Finished(None)));
+}
+
+#[test]
+fn a_stream_that_is_over_before_anybody_looks_was_open() {
+    let mut bridge = Mux::new(Side::Bridge, BRIDGE);
+    bridge.begin(0);
+    let id = bridge.open(logs(), 0).expect("room");
+    while bridge.transmit(0).is_some() {}
+    let data = StreamBody::Data(StreamData { channel: 1, offset: 0, data: vec![7; 3] });
+    for (number, body) in [(0, StreamBody::Accept), (1, data), (2, StreamBody::HalfClose(1))] {
+        bridge.receive(StreamFrame { id, body, number: Some(number) }, 0);
+    }
+    assert_eq!(bridge.is_open(id), Some(Ok(())));
+    assert_eq!(bridge.read(id, 1, &mut [0; 9]), Moved::Bytes(3));
+    assert_eq!(bridge.read(id, 1, &mut [0; 9]), Moved::Ended);
+    assert_eq!(bridge.ended(id), Some(End::Finished(None)));
 }

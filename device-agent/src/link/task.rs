@@ -131,6 +131,10 @@ impl Link {
                 self.step(Input::Stream(frame), &mut answers).await;
             }
         }
+        self.streams.interrupt("the agent is stopping");
+        while let Some(frame) = self.streams.transmit() {
+            self.step(Input::Stream(frame), &mut answers).await;
+        }
         self.streams.end("the agent is stopping");
         self.hub.close().await;
     }

@@ -86,7 +86,9 @@ async fn answer<S: Service>(stream: &Stream, request: StreamRequest, service: &S
 
 async fn give_log(stream: &Stream, log: Log) {
     let given = give(stream, log.output, stream.writer(1));
-    let Some(marks) = log.marks else { return given.await };
+    let Some(mut marks) = log.marks else { return given.await };
+    // Before any byte, so that every byte has a mark before it.
+    stream.mark(marks.borrow_and_update().clone());
     tokio::select! {
         // Both may be cancelled: when one is done the other is of no use.
         () = given => {}
@@ -97,12 +99,12 @@ async fn give_log(stream: &Stream, log: Log) {
 /// Never ends by itself.
 async fn tell_marks(stream: &Stream, mut marks: watch::Receiver<LogMark>) {
     loop {
-        let mark = marks.borrow_and_update().clone();
-        stream.mark(mark);
         tokio::time::sleep(MARK_EVERY).await;
         if marks.changed().await.is_err() {
             return std::future::pending().await;
         }
+        let mark = marks.borrow_and_update().clone();
+        stream.mark(mark);
     }
 }
 

@@ -75,6 +75,13 @@ impl DeviceClock {
         Timestamp::from_second(millis.div_euclid(1000)).ok()
     }
 
+    /// When it was there.
+    pub fn to_device(&self, when: Timestamp) -> Option<DeviceTime> {
+        let time = |segment: &Segment| u64::try_from(when.as_millisecond() - segment.offset).unwrap_or(0);
+        let within = self.segments.iter().rev().find(|segment| DeviceTime(time(segment)) >= segment.from);
+        within.or(self.segments.first()).map(|segment| DeviceTime(time(segment)))
+    }
+
     fn start_boot(&mut self, heartbeat: &Heartbeat, sample: i64, now: Moment) {
         // The timeline stood still while the device was off: what lies before belongs to the boot before.
         let from = if self.is_set() { DeviceTime(self.heard.0 + 1) } else { DeviceTime(0) };
@@ -198,6 +205,20 @@ mod tests {
         clock.sample(&beat(2, 12_000, 0), at(3_610_000));
         assert_eq!(clock.to_timestamp(DeviceTime(9_000)), Timestamp::from_second(EPOCH / 1000 + 9).ok());
         assert_eq!(clock.to_timestamp(DeviceTime(12_000)), Timestamp::from_second(EPOCH / 1000 + 3_610).ok());
+    }
+
+    #[test]
+    fn a_point_in_time_is_found_on_the_timeline() {
+        let mut clock = DeviceClock::default();
+        assert_eq!(clock.to_device(at(5).wall), None);
+        clock.sample(&beat(1, 10_000, 0), at(20_000));
+        clock.sample(&beat(2, 12_000, 0), at(3_610_000));
+        assert_eq!(clock.to_device(at(19_000).wall), Some(DeviceTime(9_000)));
+        assert_eq!(clock.to_device(at(3_611_000).wall), Some(DeviceTime(13_000)));
+        assert_eq!(clock.to_device(Timestamp::UNIX_EPOCH), Some(DeviceTime(0)), "before everything");
+        // While it was off nothing was written: what follows is what was meant.
+        let off = clock.to_device(at(1_000_000).wall).unwrap();
+        assert!(off >= DeviceTime(10_000), "{off:?}");
     }
 
     #[test]

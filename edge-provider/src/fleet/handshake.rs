@@ -154,6 +154,7 @@ impl Fleet {
             // What is sealed shows the device that it is in: only now may it forget its token.
             self.seal_and_send(device, &Down::Ping(0));
         }
+        self.streams_begin(device);
         self.give(device, Event::SessionOpened(hello));
         for message in held {
             self.hear_message(device, message);

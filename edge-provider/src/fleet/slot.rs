@@ -9,6 +9,7 @@ use virtual_node::provider::NodeTemplate;
 
 use super::clock::Moment;
 use super::reporting::Generation;
+use super::streams::DeviceStreams;
 use super::twin::{Settings, Twin};
 use crate::hub::rate::Bucket;
 use crate::hub::session::SessionSlot;
@@ -26,8 +27,10 @@ pub(crate) struct Slot {
     pub(crate) sessions: SessionSlot,
     pub(crate) hellos: Bucket,
     pub(crate) complaints: Bucket,
-    /// When the twin's timer is set.
+    /// When the timer of its twin and its streams is set.
     pub(crate) timer: Option<Duration>,
+    /// There once a stream was opened in this session.
+    pub(crate) streams: Option<Box<DeviceStreams>>,
     /// Whether it is counted among the devices that are online.
     pub(crate) counted: bool,
     agent_version: Option<String>,
@@ -56,6 +59,7 @@ impl Slot {
             hellos: Bucket::default(),
             complaints: Bucket::default(),
             timer: None,
+            streams: None,
             counted: false,
             agent_version: None,
             platform: None,

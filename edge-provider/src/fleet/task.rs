@@ -12,11 +12,14 @@ use futures::stream::FuturesUnordered;
 use hawser_wire::limits::MAX_PAYLOAD;
 use hawser_wire::session::StaticKey;
 use hawser_wire::session_messages::{Envelope, Sealed};
+use hawser_wire::stream::Stats;
 use hawser_wire::{Channel, DeviceId, Down, Open, PodUid, Root, SessionId, Up, codec};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use virtual_node::provider::EventReport;
+use virtual_node::provider::stats::NodeStats;
+use virtual_node::provider::streams::StreamError;
 use virtual_node::{NodeName, PodRef, Revision};
 
 use super::clock::Moment;
@@ -31,6 +34,8 @@ use crate::metrics::{Dropped, Metrics};
 use crate::registry::key_store::KeyStore;
 use crate::registry::record::DeviceRecord;
 use crate::registry::status::DeviceNews;
+use crate::streams::Reach;
+use crate::streams::ready::Ready;
 
 /// Callers wait when so many commands wait; each is dealt with in microseconds.
 const COMMANDS: usize = 256;
@@ -91,6 +96,8 @@ enum Command {
     NoDevice(DeviceId),
     DevicesListed,
     Tell(NodeName, Box<EventReport>),
+    Reach(NodeName, Option<Timestamp>, oneshot::Sender<Result<Reach, StreamError>>),
+    NameStats(NodeName, Box<Stats>, oneshot::Sender<Result<NodeStats, StreamError>>),
 }
 
 #[derive(Debug)]
@@ -149,9 +156,27 @@ impl FleetHandle {
         self.send(Command::Tell(node.clone(), Box::new(event))).await
     }
 
+    /// The way to a device for streams, and a point in time on its timeline.
+    pub(crate) async fn reach(&self, node: &NodeName, since: Option<Timestamp>) -> Result<Reach, StreamError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Reach(node.clone(), since, reply)).await.map_err(stopping)?;
+        answer.await.map_err(|_| stopping(FleetStopped))?
+    }
+
+    /// What a device measured, in the words of the cluster.
+    pub(crate) async fn name_stats(&self, node: &NodeName, stats: Stats) -> Result<NodeStats, StreamError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::NameStats(node.clone(), Box::new(stats), reply)).await.map_err(stopping)?;
+        answer.await.map_err(|_| stopping(FleetStopped))?
+    }
+
     async fn send(&self, command: Command) -> Result<(), FleetStopped> {
         self.commands.send(command).await.map_err(|_| FleetStopped)
     }
+}
+
+fn stopping(_: FleetStopped) -> StreamError {
+    StreamError::Failed("the bridge is stopping".to_owned())
 }
 
 /// What the fleet listens to and speaks to.
@@ -171,7 +196,9 @@ pub struct Fleet {
 
 /// Everything that the task owns.
 pub(super) struct State {
-    start: tokio::time::Instant,
+    pub(super) start: tokio::time::Instant,
+    /// Whose streams have something to say.
+    pub(super) ready: Ready,
     /// In boxes: a map that grows has twice the places it needs.
     pub(super) devices: HashMap<DeviceId, Box<Slot>>,
     /// Which device's twin wants to be called when.
@@ -195,6 +222,7 @@ enum Wake {
     Settled(Option<Settled>),
     Job(super::handshake::Job),
     Timer,
+    Streams,
     Sent,
     Closed(&'static str),
 }
@@ -205,6 +233,7 @@ impl Fleet {
         let (sender, commands) = mpsc::channel(COMMANDS);
         let state = State {
             start: now(),
+            ready: Ready::default(),
             devices: HashMap::new(),
             timers: BTreeSet::new(),
             pool: ObjectPool::default(),
@@ -223,7 +252,11 @@ impl Fleet {
     pub(crate) async fn run(mut self, mut ends: Ends, stop: CancellationToken) -> Result<(), &'static str> {
         loop {
             match self.wait(&mut ends, &stop).await {
-                Wake::Stop => return Ok(()),
+                Wake::Stop => {
+                    self.end_all_streams();
+                    return Ok(());
+                }
+                Wake::Streams => self.pump_ready(),
                 Wake::Closed(part) => return Err(part),
                 Wake::Command(Some(command)) => self.obey(command),
                 Wake::Command(None) => return Err("everybody who tells what is to run"),
@@ -276,6 +309,8 @@ impl Fleet {
                 }
                 Err(_) => Wake::Closed("status writer"),
             },
+            // Cancel-safe: takes nothing.
+            () = state.ready.ring() => Wake::Streams,
             // Cancel-safe: a point in time.
             () = sleep_until(timer) => Wake::Timer,
         }
@@ -300,6 +335,9 @@ impl Fleet {
             Command::Device(record) => self.device(*record),
             Command::NoDevice(device) => self.no_device(&device),
             Command::DevicesListed => self.state.listed = true,
+            // Whoever asked may have gone meanwhile.
+            Command::Reach(node, since, reply) => drop(reply.send(self.reach(&node, since))),
+            Command::NameStats(node, stats, reply) => drop(reply.send(self.name_stats(&node, *stats))),
             Command::Tell(node, event) => {
                 if let Some(device) = device_of(&node) {
                     self.line(&device, What::Event(event));
@@ -350,6 +388,7 @@ impl Fleet {
             }
             if cut {
                 tracing::info!(device = %id, "the device's key changed; its session is over");
+                self.streams_end(&id, "the device's key changed");
                 self.give(&id, Event::SessionClosed);
             }
             return;
@@ -367,6 +406,7 @@ impl Fleet {
             return;
         }
         self.line(id, What::Removed);
+        self.streams_drop(id);
         if let Some(slot) = self.state.devices.remove(id) {
             if let Some(at) = slot.timer {
                 self.state.timers.remove(&(at, id.clone()));
@@ -450,6 +490,10 @@ impl Fleet {
     }
 
     pub(super) fn hear_message(&mut self, device: &DeviceId, message: Open<Up>) {
+        let message = match message {
+            Open::Known(Up::Stream(frame)) => return self.hear_stream(device, frame),
+            other => other,
+        };
         // A report that is dropped is said again; heartbeats and requests always get through.
         if matches!(message, Open::Known(Up::Report(_))) && self.state.lines.len() >= MAX_OBSERVATIONS {
             self.config.metrics.on_dropped(Dropped::Reports);
@@ -478,6 +522,7 @@ impl Fleet {
                 slot.timer = None;
             }
             self.give(&device, Event::Tick);
+            self.pump_streams(&device);
         }
     }
 
@@ -513,6 +558,9 @@ impl Fleet {
         let online = slot.twin.is_online();
         if std::mem::replace(&mut slot.counted, online) != online {
             self.config.metrics.online.inc_by(if online { 1 } else { -1 });
+            if !online {
+                self.streams_interrupt(device);
+            }
         }
         if platform {
             self.present(device);
@@ -520,9 +568,10 @@ impl Fleet {
         self.rearm(device);
     }
 
-    fn rearm(&mut self, device: &DeviceId) {
+    pub(super) fn rearm(&mut self, device: &DeviceId) {
+        let streams = self.streams_deadline(device);
         let Some(slot) = self.state.devices.get_mut(device) else { return };
-        let deadline = slot.twin.deadline();
+        let deadline = slot.twin.deadline().into_iter().chain(streams).min();
         if slot.timer == deadline {
             return;
         }
@@ -538,21 +587,30 @@ impl Fleet {
         let closed: Option<SessionId> = self.state.devices.get_mut(device).and_then(|slot| slot.sessions.close());
         if let Some(session) = closed {
             self.send(device, &Envelope::NoSession(session));
+            self.streams_end(device, "the bridge asked the device for a new session");
             self.give(device, Event::SessionClosed);
         }
     }
 
     pub(super) fn seal_and_send(&mut self, device: &DeviceId, message: &Down) {
+        self.seal_and_send_on(Channel::Down, device, message);
+    }
+
+    pub(super) fn seal_and_send_on(&mut self, channel: Channel, device: &DeviceId, message: &Down) {
         let sealed = self.state.devices.get_mut(device).and_then(|slot| slot.sessions.seal(message));
         match sealed {
-            Some(Ok(sealed)) => self.send(device, &Envelope::Sealed(sealed)),
+            Some(Ok(sealed)) => self.send_on(channel, device, &Envelope::Sealed(sealed)),
             Some(Err(error)) => tracing::error!(%device, %error, "a message cannot be sealed"),
             None => {}
         }
     }
 
     pub(super) fn send(&self, device: &DeviceId, envelope: &Envelope) {
-        self.config.hub.send(Channel::Down.topic(&self.config.root, device), codec::encode(envelope));
+        self.send_on(Channel::Down, device, envelope);
+    }
+
+    fn send_on(&self, channel: Channel, device: &DeviceId, envelope: &Envelope) {
+        self.config.hub.send(channel.topic(&self.config.root, device), codec::encode(envelope));
     }
 
     fn line(&mut self, device: &DeviceId, what: What) {
@@ -562,7 +620,7 @@ impl Fleet {
     }
 }
 
-fn device_of(node: &NodeName) -> Option<DeviceId> {
+pub(super) fn device_of(node: &NodeName) -> Option<DeviceId> {
     DeviceId::new(node.as_str()).ok()
 }
 

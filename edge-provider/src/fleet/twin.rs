@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use hawser_wire::report::NodeFacts;
 use hawser_wire::session_messages::HelloPayload;
-use hawser_wire::{Digest, Down, Open, PodUid, Up};
+use hawser_wire::{DeviceTime, Digest, Down, Open, PodUid, Up};
 use jiff::Timestamp;
 use virtual_node::provider::{EventReport, Liveness, NodeReport, PodReport, Receipt};
 use virtual_node::{NodeName, PodRef};
@@ -57,6 +57,8 @@ pub enum Event {
     Forget(PodUid),
     /// The device has spoken in a new session.
     SessionOpened(HelloPayload),
+    /// The device has said something that is not for the twin, in the present session.
+    Heard,
     /// The device can no longer be spoken to in the session there was.
     SessionClosed,
     /// The device says something, in the present session.
@@ -246,6 +248,21 @@ impl Twin {
         }
     }
 
+    /// When it was here when it was that time there.
+    pub fn to_timestamp(&self, time: DeviceTime) -> Option<Timestamp> {
+        self.clock.to_timestamp(time)
+    }
+
+    /// When it was there when it was that time here.
+    pub fn to_device(&self, when: Timestamp) -> Option<DeviceTime> {
+        self.clock.to_device(when)
+    }
+
+    /// Which pod of the device this is.
+    pub fn pod(&self, uid: &PodUid) -> Option<&PodRef> {
+        self.desired.get(uid).map(|entry| &entry.pod)
+    }
+
     /// How many pods the device has.
     pub fn pods(&self) -> usize {
         self.desired.len()
@@ -287,6 +304,8 @@ impl Twin {
             Event::SessionOpened(hello) => self.open(hello, context, effects),
             Event::SessionClosed => self.link = None,
             Event::Message(message) => self.hear(message, context, effects),
+            Event::Heard if self.link.is_some() => self.heard(context.now, effects),
+            Event::Heard => {}
             Event::Presence => self.ping(context, effects),
             Event::Settled(ticket, _) => self.receive_receipt(&ticket, context),
             Event::Tick => {}
@@ -341,7 +360,7 @@ impl Twin {
             Open::Known(Up::Heartbeat(heartbeat)) => self.hear_heartbeat(&heartbeat, context, effects),
             Open::Known(Up::Want(want)) => self.answer(&want, context.now, effects),
             Open::Known(Up::Report(report)) => self.hear_report(report, context, effects),
-            // Streams are opened by the bridge, and none is open.
+            // Frames of streams are not given to the twin.
             Open::Known(Up::Stream(_)) | Open::Unknown => effects.push(Effect::Count(Counted::Unfamiliar)),
         }
     }

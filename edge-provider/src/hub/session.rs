@@ -190,6 +190,11 @@ impl SessionSlot {
             .is_some_and(|current| current.session.is_worn() || now.saturating_sub(current.since) > RENEW_AFTER)
     }
 
+    /// Whether there is a session in use.
+    pub fn is_open(&self) -> bool {
+        self.current.is_some()
+    }
+
     /// Seals a message for the device. `None` without a session.
     pub fn seal(&mut self, message: &Down) -> Option<Result<Sealed, SessionError>> {
         self.current.as_mut().map(|current| current.session.seal(message))

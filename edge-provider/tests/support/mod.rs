@@ -1,6 +1,7 @@
 //! A cluster, a hub, a bridge, and a board that speaks the wire and nothing else.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -11,6 +12,7 @@ use edge_provider::device::{DEFAULT_NAMESPACE, Device, DeviceSpec};
 use edge_provider::hub::address::HubAddress;
 use edge_provider::hub::client::HubAccess;
 use edge_provider::metrics::Metrics;
+use edge_provider::provider::DeviceProvider;
 use hawser_wire::desired::{Want, WantedObject, Wish};
 use hawser_wire::report::{Gone, Heartbeat, NodeFacts, Numbered, Phase, Report, ReportItem, Resource, WorkloadReport};
 use hawser_wire::session::{Initiator, Names, Session, StaticKey};
@@ -46,6 +48,7 @@ struct Running {
     ended: JoinHandle<Result<(), RunError>>,
     key: PublicKey,
     metrics: Metrics,
+    provider: Arc<DeviceProvider>,
 }
 
 impl World {
@@ -86,9 +89,10 @@ impl World {
         })
         .await?;
         let (key, metrics, stop) = (bridge.public_key(), bridge.metrics().clone(), CancellationToken::new());
+        let provider = Arc::clone(bridge.provider());
         let ended = tokio::spawn(bridge.run(stop.clone()));
         let connected = metrics.clone();
-        self.running = Some(Running { stop, ended, key, metrics });
+        self.running = Some(Running { stop, ended, key, metrics, provider });
         within("the bridge to reach the hub", async || Ok(connected.hub_connected.get() == 1)).await
     }
 
@@ -104,6 +108,10 @@ impl World {
 
     pub(crate) fn metrics(&self) -> &Metrics {
         &self.running.as_ref().expect("a bridge runs").metrics
+    }
+
+    pub(crate) fn provider(&self) -> &DeviceProvider {
+        &self.running.as_ref().expect("a bridge runs").provider
     }
 
     pub(crate) fn is_running(&self) -> bool {

@@ -173,9 +173,15 @@ impl Mux {
         self.settle();
     }
 
-    /// The other end is not heard any more, though the session stays: the streams end, and it is told so if it comes back.
+    /// The streams end, though the session stays: the other end is not heard any more, or we are leaving. It is told so.
     pub fn interrupt(&mut self, why: &str) {
-        self.lose_all(why, true);
+        let live = self.streams.values().any(|stream| !stream.is_over());
+        if let Ok(session) = self.session.as_mut()
+            && live
+        {
+            session.broken = Some(why.to_owned());
+        }
+        self.lose_all(why, false);
         self.news = true;
         self.settle();
     }
@@ -232,6 +238,11 @@ impl Mux {
         Ok(id)
     }
 
+    /// Device: whether somebody asked for a stream.
+    pub fn has_asked(&self) -> bool {
+        !self.asked.is_empty()
+    }
+
     /// Device: the next stream that was asked for. To be answered with [`Mux::accept`] or [`Mux::refuse`], and released.
     pub fn asked(&mut self) -> Option<(u32, StreamRequest)> {
         self.asked.pop_front()
@@ -258,11 +269,11 @@ impl Mux {
         }
     }
 
-    /// Whether the stream was answered: `None` not yet, `Some(Err)` it has ended.
+    /// Whether the stream was answered: `None` not yet, `Some(Err)` it has ended. One that has ended in order was open.
     pub fn is_open(&self, id: u32) -> Option<Result<(), End>> {
         match self.streams.get(&id).map(|stream| &stream.phase) {
             Some(Phase::Opening { .. } | Phase::Asked) => None,
-            Some(Phase::Open) => Some(Ok(())),
+            Some(Phase::Open | Phase::Over(End::Finished(_))) => Some(Ok(())),
             Some(Phase::Over(end)) => Some(Err(end.clone())),
             None => Some(Err(unknown())),
         }
@@ -362,10 +373,8 @@ impl Mux {
     }
 
     /// Bridge: the last place from which a log can be continued, and how many bytes of it have come in all.
-    pub fn last_mark(&mut self, id: u32) -> Option<(LogMark, u64)> {
-        let stream = self.streams.get_mut(&id)?;
-        let received = stream.received();
-        stream.last_mark().map(|mark| (mark, received))
+    pub fn last_mark(&mut self, id: u32) -> (Option<LogMark>, u64) {
+        self.streams.get_mut(&id).map_or((None, 0), |stream| (stream.last_mark(), stream.received()))
     }
 
     /// Device: the process has ended and its outputs were written. The stream ends when all of it has gone out.

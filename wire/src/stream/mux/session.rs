@@ -31,7 +31,7 @@ pub(super) struct Session {
     /// What came since the last receipt.
     unreceipted: (usize, usize),
     receipt: bool,
-    broken: Option<String>,
+    pub(super) broken: Option<String>,
     /// Streams that the other end believes in, and we do not know.
     unknown: VecDeque<u32>,
     pub(super) said: u64,
@@ -265,5 +265,7 @@ pub(super) fn sentence(mut text: String) -> String {
         let end = text.floor_char_boundary(MAX_SENTENCE);
         text.truncate(end);
     }
+    // It may come to a terminal.
+    text.retain(|c| !c.is_control());
     text
 }
