@@ -9,4 +9,4 @@ pub mod hub;
 pub mod metrics;
 pub mod provider;
 pub mod registry;
-pub mod streams;
+mod streams;

@@ -28,7 +28,7 @@ const MAX_STATS: u64 = 1024 * 1024;
 
 /// The way to a device at this moment.
 #[derive(Debug)]
-pub struct Reach {
+pub(crate) struct Reach {
     pub(crate) streams: Streams,
     /// The point in time that was asked about, on the device's timeline.
     pub(crate) since: Option<DeviceTime>,

@@ -1,5 +1,6 @@
 //! A bridge in this process, on the lab's API and a real hub, with a board that speaks the wire.
 
+#[expect(dead_code, reason = "shared with the tests of streams, which use the provider")]
 mod support;
 
 use std::net::{SocketAddr, TcpListener};

@@ -251,7 +251,7 @@ impl Mux {
     /// Device: the stream is open.
     pub fn accept(&mut self, id: u32) {
         if let Some(stream) = self.streams.get_mut(&id).filter(|stream| matches!(stream.phase, Phase::Asked)) {
-            stream.phase = Phase::Open;
+            stream.open();
             stream.tell.answer = Some(Ok(()));
             self.news = true;
             self.wake_all(id);
@@ -269,13 +269,13 @@ impl Mux {
         }
     }
 
-    /// Whether the stream was answered: `None` not yet, `Some(Err)` it has ended. One that has ended in order was open.
+    /// Whether the stream was answered: `None` not yet, `Some(Err)` it never was open. One that has ended since was open.
     pub fn is_open(&self, id: u32) -> Option<Result<(), End>> {
-        match self.streams.get(&id).map(|stream| &stream.phase) {
-            Some(Phase::Opening { .. } | Phase::Asked) => None,
-            Some(Phase::Open | Phase::Over(End::Finished(_))) => Some(Ok(())),
-            Some(Phase::Over(end)) => Some(Err(end.clone())),
-            None => Some(Err(unknown())),
+        let Some(stream) = self.streams.get(&id) else { return Some(Err(unknown())) };
+        match &stream.phase {
+            _ if stream.was_open => Some(Ok(())),
+            Phase::Opening { .. } | Phase::Asked | Phase::Open => None,
+            Phase::Over(end) => Some(Err(end.clone())),
         }
     }
 

@@ -17,6 +17,8 @@ pub(super) const CHANNELS: usize = 3;
 #[derive(Debug)]
 pub(super) struct Stream {
     pub(super) phase: Phase,
+    /// It was accepted, whatever became of it.
+    pub(super) was_open: bool,
     /// Whether it ends with the exit of a process rather than with the last channel.
     exits: bool,
     pub(super) outgoing: [Option<Outgoing>; CHANNELS],
@@ -66,6 +68,7 @@ impl Stream {
         };
         Self {
             phase,
+            was_open: false,
             exits,
             outgoing: out.map(|there| there.then(Outgoing::default)),
             incoming: inward.map(|there| there.then(|| Incoming::new(window()))),
@@ -92,6 +95,11 @@ impl Stream {
 
     pub(super) fn stop_telling(&mut self) {
         self.tell = Tell::default();
+    }
+
+    pub(super) fn open(&mut self) {
+        self.phase = Phase::Open;
+        self.was_open = true;
     }
 
     /// Ends it. What was received stays to be read.
@@ -122,7 +130,7 @@ impl Stream {
         }
         match (&self.phase, body) {
             (_, StreamBody::Abort(message)) => self.over(End::Aborted(sentence(message))),
-            (Phase::Opening { .. }, StreamBody::Accept) => self.phase = Phase::Open,
+            (Phase::Opening { .. }, StreamBody::Accept) => self.open(),
             (Phase::Opening { .. }, StreamBody::Refuse(StreamRefusal { status, message })) => {
                 self.over(End::Refused(StreamRefusal { status, message: sentence(message) }));
             }
