@@ -5,6 +5,9 @@
 //! kubectl get nodes -l type=in-memory
 //! kubectl create deployment web --image=nothing --replicas=5
 //! kubectl patch deployment web -p '{"spec":{"template":{"spec":{"tolerations":[{"key":"in-memory","operator":"Exists"}]}}}}'
+//! kubectl logs deployment/web
+//! kubectl exec -it deployment/web -- cat               # or: echo WORDS, exit CODE
+//! kubectl port-forward deployment/web 8080:80          # what you send comes back
 //! ```
 //!
 //! Ctrl-C stops it; the nodes stay, and become NotReady when their Leases run out. With `--remove` they are taken away.
@@ -16,9 +19,13 @@ use std::time::Duration;
 use clap::Parser;
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStateRunning, ContainerStatus, NodeAddress, Pod, Taint};
 use k8s_openapi::apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::Time};
+use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
+use virtual_node::provider::streams::{Channels, Connection, Input, LogOptions, Output, Process, StreamError};
 use virtual_node::provider::{Applied, Liveness, NodeReport, NodeTemplate, NotApplied, PodPhase, PodReport};
-use virtual_node::{NodeName, PodRef, PodUid, Provider, Reporter, Revision, VirtualNodes, reports};
+use virtual_node::{
+    Kubelet, KubeletConfig, NodeName, PodRef, PodUid, Provider, Reporter, Revision, VirtualNodes, reports,
+};
 
 /// Nodes that are nothing but entries in a map.
 #[derive(Parser)]
@@ -26,6 +33,9 @@ struct Args {
     /// How many nodes.
     #[arg(long, default_value_t = 3)]
     nodes: usize,
+    /// Where the kubelet API is served.
+    #[arg(long, default_value = "127.0.0.1:10250")]
+    kubelet: std::net::SocketAddr,
     /// Remove the nodes at the end.
     #[arg(long)]
     remove: bool,
@@ -64,6 +74,59 @@ impl Provider for InMemory {
 
     // What was not applied until now would be removed here, if anything outlived this process.
     async fn synced(&self, _: &NodeName, _: Revision) {}
+
+    async fn logs(&self, node: &NodeName, pod: &PodRef, name: &str, _: LogOptions) -> Result<Output, StreamError> {
+        let log = format!("{name} of {pod} is nothing but an entry in a map of {node}\n");
+        Ok(Box::pin(std::io::Cursor::new(log.into_bytes())))
+    }
+
+    async fn exec(
+        &self,
+        _: &NodeName,
+        _: &PodRef,
+        _: &str,
+        command: Vec<String>,
+        channels: Channels,
+    ) -> Result<Process, StreamError> {
+        // Bounded pipes: who reads slowly slows the writer.
+        let (stdin_end, stdin) = tokio::io::simplex(PIPE);
+        let (stdout, stdout_end) = tokio::io::simplex(PIPE);
+        Ok(Process {
+            stdin: channels.stdin.then(|| Box::pin(stdin) as Input),
+            stdout: channels.stdout.then(|| Box::pin(stdout) as Output),
+            stderr: channels.stderr.then(|| Box::pin(tokio::io::empty()) as Output),
+            resize: None,
+            // The command is the future itself: it ends when nobody waits for it any more.
+            exit: Box::pin(run(command, Box::pin(stdin_end), Box::pin(stdout_end))),
+        })
+    }
+
+    async fn port_forward(&self, _: &NodeName, _: &PodRef, _: u16) -> Result<Connection, StreamError> {
+        let (output, input) = tokio::io::simplex(PIPE);
+        Ok(Connection { output: Box::pin(output), input: Box::pin(input) })
+    }
+}
+
+const PIPE: usize = 64 << 10;
+
+/// The commands that every container has.
+async fn run(command: Vec<String>, mut stdin: Output, mut stdout: Input) -> Result<i32, StreamError> {
+    let words: Vec<&str> = command.iter().map(String::as_str).collect();
+    let failed = |error: std::io::Error| StreamError::Failed(error.to_string());
+    let code = match words.as_slice() {
+        ["echo", words @ ..] => {
+            stdout.write_all(format!("{}\n", words.join(" ")).as_bytes()).await.map_err(failed)?;
+            0
+        }
+        ["cat"] => {
+            tokio::io::copy(&mut stdin, &mut stdout).await.map_err(failed)?;
+            0
+        }
+        ["exit", code] => code.parse().unwrap_or(2),
+        _ => return Err(StreamError::NotFound(format!("no command `{}`: there is echo, cat, exit", words.join(" ")))),
+    };
+    stdout.shutdown().await.map_err(failed)?;
+    Ok(code)
 }
 
 fn start(spec: &k8s_openapi::api::core::v1::PodSpec) -> PodReport {
@@ -111,10 +174,10 @@ async fn main() -> anyhow::Result<()> {
     let (reporter, inbox) = reports(256);
     let provider = Arc::new(InMemory { reporter: reporter.clone(), running: Mutex::default() });
     let stop = CancellationToken::new();
-    let nodes = VirtualNodes::new(
-        kube::Client::try_default().await?,
-        virtual_node::Config { component: "in-memory".to_owned(), ..virtual_node::Config::default() },
-    );
+    let client = kube::Client::try_default().await?;
+    let kubelet = Kubelet::bind(&client, KubeletConfig::new(args.kubelet, args.kubelet.ip())).await?;
+    let config = virtual_node::Config { component: "in-memory".to_owned(), ..virtual_node::Config::default() };
+    let nodes = VirtualNodes::new(client, config).with_kubelet(kubelet);
     let engine = tokio::spawn(nodes.run(provider, inbox, stop.clone()));
 
     let names: Vec<NodeName> =

@@ -18,8 +18,6 @@ pub struct Config {
     pub lease_renewal: Duration,
     /// How often the full status of a node is written when nothing changes.
     pub node_status_interval: Duration,
-    /// The port of the kubelet API that serves logs and exec for all our nodes, if there is one.
-    pub kubelet_port: Option<u16>,
     /// How many calls to the provider may run at once.
     pub concurrent_pods: usize,
     /// How many pod statuses may be written at once.
@@ -48,7 +46,6 @@ impl Default for Config {
             lease_duration: Duration::from_secs(40),
             lease_renewal: Duration::from_secs(10),
             node_status_interval: Duration::from_secs(300),
-            kubelet_port: None,
             concurrent_pods: 32,
             concurrent_status_writes: 32,
             concurrent_nodes: 32,

@@ -14,6 +14,7 @@ use tracing::Instrument;
 
 use crate::config::{Config, InvalidConfig};
 use crate::events::{self, Events};
+use crate::kubelet::{self, Kubelet, Lookup};
 use crate::metrics::Metrics;
 use crate::nodes::object::COMPONENT_LABEL;
 use crate::nodes::{self, task::NodesTask};
@@ -31,6 +32,7 @@ pub struct VirtualNodes {
     client: kube::Client,
     config: Config,
     metrics: Metrics,
+    kubelet: Option<Kubelet>,
 }
 
 /// How a run ended that ended as it was told to.
@@ -80,13 +82,20 @@ impl fmt::Debug for VirtualNodes {
 impl VirtualNodes {
     /// Nodes in the cluster that `client` talks to.
     pub fn new(client: kube::Client, config: Config) -> Self {
-        Self { client, config, metrics: Metrics::default() }
+        Self { client, config, metrics: Metrics::default(), kubelet: None }
     }
 
     /// Counts in metrics that are registered somewhere.
     #[must_use]
     pub fn with_metrics(mut self, metrics: Metrics) -> Self {
         self.metrics = metrics;
+        self
+    }
+
+    /// Serves the kubelet API of all nodes, and has their objects say where it is.
+    #[must_use]
+    pub fn with_kubelet(mut self, kubelet: Kubelet) -> Self {
+        self.kubelet = Some(kubelet);
         self
     }
 
@@ -109,7 +118,7 @@ impl VirtualNodes {
     }
 
     fn start<P: Provider>(self, provider: Arc<P>, reports: Reports, stop: CancellationToken) -> Parts {
-        let Self { client, config, metrics } = self;
+        let Self { client, config, metrics, kubelet } = self;
         let config = Arc::new(config);
         let grace = config.stop_grace;
         // Events outlive the other parts, which may still send some while they stop.
@@ -137,10 +146,17 @@ impl VirtualNodes {
             metrics.clone(),
             stop.clone(),
         );
+        let ports = kubelet.as_ref().map(|kubelet| Arc::new(kubelet.ports()));
+        let kubelet = kubelet.zip(ports.clone()).map(|(kubelet, ports)| {
+            let (provider, lookup) = (Arc::clone(&provider), Lookup(to_pods.downgrade()));
+            let (client, metrics, limit) = (client.clone(), metrics.clone(), config.provider_limit);
+            let serving = kubelet.run(kubelet::Parts { provider, client, metrics, lookup, limit }, ports, stop.clone());
+            tokio::spawn(serving.instrument(tracing::info_span!("kubelet")))
+        });
         let caller =
             Caller { provider, client: client.clone(), metrics: metrics.clone(), limit: config.provider_limit };
         let pods = PodsTask::new(caller, Arc::clone(&config), events.clone());
-        let nodes = NodesTask::new(client, config, events.clone(), metrics, to_pods.clone());
+        let nodes = NodesTask::new(client, config, events.clone(), metrics, to_pods.clone(), ports);
         let router = Router { reports, to_pods, to_nodes, events };
         Parts {
             watches: [
@@ -153,6 +169,7 @@ impl VirtualNodes {
             ),
             pods: tokio::spawn(pods.run(pod_commands, pod_news_in, stop).instrument(tracing::info_span!("pods"))),
             events: tokio::spawn(events_task.instrument(tracing::info_span!("events"))),
+            kubelet,
             events_stop,
             grace,
         }
@@ -165,6 +182,7 @@ struct Parts {
     nodes: JoinHandle<usize>,
     pods: JoinHandle<Leftovers>,
     events: JoinHandle<usize>,
+    kubelet: Option<JoinHandle<()>>,
     events_stop: CancellationToken,
     grace: Duration,
 }
@@ -184,7 +202,12 @@ impl Parts {
         let [pod_watch, node_watch] = &self.watches;
         let watches = [pod_watch.abort_handle(), node_watch.abort_handle()];
         let owners = [self.router.abort_handle(), self.nodes.abort_handle(), self.pods.abort_handle()];
-        watches.into_iter().chain(owners).chain([self.events.abort_handle()]).collect()
+        watches
+            .into_iter()
+            .chain(owners)
+            .chain([self.events.abort_handle()])
+            .chain(self.kubelet.as_ref().map(JoinHandle::abort_handle))
+            .collect()
     }
 
     async fn wait(self, stop: CancellationToken) -> Result<Outcome, Error> {
@@ -192,7 +215,14 @@ impl Parts {
         let guarded = |task, handle| ended(task, handle, stop.clone());
         let [pod_watch, node_watch] = self.watches;
         let mut events = self.events;
-        let (pod_watch, node_watch, router, nodes, pods) = tokio::join!(
+        let kubelet = async {
+            match self.kubelet {
+                Some(kubelet) => guarded("kubelet", kubelet).await,
+                None => Ok(()),
+            }
+        };
+        let (kubelet, pod_watch, node_watch, router, nodes, pods) = tokio::join!(
+            kubelet,
             guarded("pod watch", pod_watch),
             guarded("node watch", node_watch),
             guarded("reports", self.router),
@@ -207,7 +237,7 @@ impl Parts {
                 events.await
             }
         };
-        pod_watch.and(node_watch).and(router)?;
+        kubelet.and(pod_watch).and(node_watch).and(router)?;
         let Leftovers { statuses, calls } = pods?;
         let outcome = Outcome {
             statuses_unwritten: statuses,

@@ -24,6 +24,17 @@ pub struct Metrics {
     leases: Family<Outcome, Counter>,
     events: Family<Outcome, Counter>,
     watch_restarts: Family<What, Counter>,
+    kubelet_requests: Family<Asked, Counter>,
+    kubelet_connections: Gauge,
+}
+
+/// A connection of the kubelet API, counted for as long as it is held.
+pub(crate) struct Connected(Gauge);
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -48,6 +59,12 @@ struct Outcome {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Asked {
+    verb: &'static str,
+    code: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct What {
     what: &'static str,
 }
@@ -66,6 +83,8 @@ impl Default for Metrics {
             leases: Family::default(),
             events: Family::default(),
             watch_restarts: Family::<What, Counter<u64, AtomicU64>>::default(),
+            kubelet_requests: Family::default(),
+            kubelet_connections: Gauge::default(),
         }
     }
 }
@@ -91,6 +110,12 @@ impl Metrics {
         into.register("lease_renewals", "Lease renewals by outcome", metrics.leases.clone());
         into.register("events", "Events by outcome", metrics.events.clone());
         into.register("watch_restarts", "Watches begun anew after a fault", metrics.watch_restarts.clone());
+        into.register("kubelet_requests", "Requests to the kubelet API", metrics.kubelet_requests.clone());
+        into.register(
+            "kubelet_connections",
+            "Open connections of the kubelet API",
+            metrics.kubelet_connections.clone(),
+        );
         metrics
     }
 
@@ -126,6 +151,15 @@ impl Metrics {
 
     pub(crate) fn event(&self, outcome: &'static str) {
         self.events.get_or_create(&Outcome { outcome }).inc();
+    }
+
+    pub(crate) fn kubelet_request(&self, verb: &'static str, code: u16) {
+        self.kubelet_requests.get_or_create(&Asked { verb, code }).inc();
+    }
+
+    pub(crate) fn kubelet_connection(&self) -> Connected {
+        self.kubelet_connections.inc();
+        Connected(self.kubelet_connections.clone())
     }
 
     pub(crate) fn watch_restarted(&self, what: &'static str) {

@@ -5,15 +5,17 @@
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::IpAddr;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{DaemonEndpoint, Node, NodeDaemonEndpoints, NodeSpec, NodeStatus, Taint};
+use k8s_openapi::api::core::v1::{DaemonEndpoint, Node, NodeAddress, NodeDaemonEndpoints, NodeSpec, NodeStatus, Taint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::conditions;
 use crate::ids::NodeName;
+use crate::kubelet::{Endpoint, WEBSOCKETS};
 use crate::merge;
 use crate::provider::{Liveness, NodeReport, NodeTemplate};
 
@@ -126,7 +128,7 @@ pub(crate) fn status_patch(
     node: &Node,
     report: Option<&NodeReport>,
     liveness: Option<&Liveness>,
-    kubelet_port: Option<u16>,
+    kubelet: Option<Endpoint>,
     heartbeat: bool,
     now: Timestamp,
 ) -> Option<Value> {
@@ -139,9 +141,17 @@ pub(crate) fn status_patch(
         new.addresses = Some(report.addresses.clone());
         new.images = Some(report.images.clone());
     }
-    if let Some(port) = kubelet_port {
-        let kubelet_endpoint = Some(DaemonEndpoint { port: i32::from(port) });
+    if let Some(endpoint) = kubelet {
+        let kubelet_endpoint = Some(DaemonEndpoint { port: i32::from(endpoint.port) });
         new.daemon_endpoints = Some(NodeDaemonEndpoints { kubelet_endpoint });
+        new.addresses = Some(reachable(endpoint.address, new.addresses.unwrap_or_default()));
+        if endpoint.websockets {
+            let features = new.declared_features.get_or_insert_default();
+            if !features.iter().any(|feature| feature == WEBSOCKETS) {
+                features.push(WEBSOCKETS.to_owned());
+                features.sort();
+            }
+        }
     }
     let existing = old.conditions.as_deref().unwrap_or_default();
     let unheard = Liveness::Offline {
@@ -164,6 +174,22 @@ pub(crate) fn status_patch(
         "metadata": {"uid": node.metadata.uid, "resourceVersion": node.metadata.resource_version},
         "status": change,
     }))
+}
+
+/// The port of the kubelet API that the object shows.
+pub(crate) fn kubelet_port(node: &Node) -> Option<u16> {
+    let endpoint = node.status.as_ref()?.daemon_endpoints.as_ref()?.kubelet_endpoint.as_ref()?;
+    u16::try_from(endpoint.port).ok()
+}
+
+/// API servers dial the first address of the type that they prefer, and of an `InternalIP` the first. The types that are
+/// preferred to it name the machine, where no kubelet listens, so they are left out.
+fn reachable(ours: IpAddr, theirs: Vec<NodeAddress>) -> Vec<NodeAddress> {
+    let ours = NodeAddress { type_: "InternalIP".to_owned(), address: ours.to_string() };
+    let others = theirs
+        .into_iter()
+        .filter(|address| *address != ours && address.type_ != "Hostname" && address.type_ != "InternalDNS");
+    std::iter::once(ours.clone()).chain(others).collect()
 }
 
 /// Changes when somebody changes what we look after. Heartbeats do not count.
@@ -349,10 +375,38 @@ mod tests {
             capacity: [("cpu".to_owned(), serde_json::from_value(json!("4")).unwrap())].into(),
             ..NodeReport::default()
         };
-        let patch = status_patch(&node, Some(&report), Some(&Liveness::Online), Some(10250), false, now).unwrap();
+        let endpoint = Endpoint { address: [10, 0, 0, 1].into(), port: 10250, websockets: false };
+        let patch = status_patch(&node, Some(&report), Some(&Liveness::Online), Some(endpoint), false, now).unwrap();
         assert_eq!(patch["status"]["capacity"], json!({"cpu": "4", "gone": null}));
         assert_eq!(patch["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"], 10250);
         assert_eq!(patch["metadata"]["resourceVersion"], "5");
+    }
+
+    #[test]
+    fn api_servers_find_the_kubelet_api_and_nothing_else() {
+        let now = Timestamp::from_second(1_800_000_000).unwrap();
+        let mut node = created(&template(&[], &[]));
+        let address = |kind: &str, address: &str| NodeAddress { type_: kind.into(), address: address.into() };
+        let addresses = vec![
+            address("Hostname", "gw-1"),
+            address("InternalIP", "192.168.7.2"),
+            address("InternalDNS", "gw-1.lan"),
+            address("ExternalIP", "203.0.113.9"),
+        ];
+        let report = NodeReport { addresses, ..NodeReport::default() };
+        let endpoint = Endpoint { address: [10, 0, 0, 1].into(), port: 20001, websockets: true };
+        let patch = status_patch(&node, Some(&report), None, Some(endpoint), false, now).unwrap();
+        let expected = json!([
+            {"type": "InternalIP", "address": "10.0.0.1"},
+            {"type": "InternalIP", "address": "192.168.7.2"},
+            {"type": "ExternalIP", "address": "203.0.113.9"},
+        ]);
+        assert_eq!(patch["status"]["addresses"], expected);
+        assert_eq!(patch["status"]["declaredFeatures"], json!(["ExtendWebSocketsToKubelet"]));
+        node.status = Some(serde_json::from_value(patch["status"].clone()).unwrap());
+        assert_eq!(kubelet_port(&node), Some(20001));
+        assert_eq!(status_patch(&node, Some(&report), None, Some(endpoint), false, now), None, "it stays");
+        assert_eq!(status_patch(&node, None, None, Some(endpoint), false, now), None, "without a report too");
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::api::{self, CallError, Kind};
 use crate::clock;
 use crate::config::Config;
 use crate::ids::{NodeName, Revision};
+use crate::kubelet::Ports;
 use crate::provider::{Liveness, NodeReport, NodeTemplate};
 
 /// How often somebody else may write in between before we take a break.
@@ -60,13 +61,14 @@ impl From<CallError> for NotSettled {
 pub(crate) async fn settle(
     client: kube::Client,
     config: Arc<Config>,
+    ports: Option<Arc<Ports>>,
     name: NodeName,
     wanted: Wanted,
 ) -> Result<Seen, NotSettled> {
     let api: Api<Node> = Api::all(client);
     let mut last = None;
     for _ in 0..ATTEMPTS {
-        match settle_once(&api, &config, &name, &wanted).await {
+        match settle_once(&api, &config, ports.as_deref(), &name, &wanted).await {
             // Somebody was faster: look again.
             Err(NotSettled::Call(error))
                 if matches!(error.kind(), Kind::Conflict | Kind::AlreadyExists | Kind::NotFound) =>
@@ -79,7 +81,13 @@ pub(crate) async fn settle(
     Err(last.map_or(NotSettled::Leaving, NotSettled::Call))
 }
 
-async fn settle_once(api: &Api<Node>, config: &Config, name: &NodeName, wanted: &Wanted) -> Result<Seen, NotSettled> {
+async fn settle_once(
+    api: &Api<Node>,
+    config: &Config,
+    ports: Option<&Ports>,
+    name: &NodeName,
+    wanted: &Wanted,
+) -> Result<Seen, NotSettled> {
     let params = PatchParams { field_manager: Some(config.component.clone()), ..PatchParams::default() };
     let existing = get(api, name).await?;
     if existing.as_ref().is_some_and(|node| node.metadata.deletion_timestamp.is_some()) {
@@ -103,7 +111,7 @@ async fn settle_once(api: &Api<Node>, config: &Config, name: &NodeName, wanted: 
         &node,
         wanted.report.as_ref().map(Packed::get).as_ref(),
         wanted.liveness.as_ref(),
-        config.kubelet_port,
+        ports.map(|ports| ports.endpoint(name, object::kubelet_port(&node))),
         wanted.heartbeat,
         clock::wall(),
     );

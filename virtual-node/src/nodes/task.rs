@@ -19,6 +19,7 @@ use crate::clock;
 use crate::config::Config;
 use crate::events::Events;
 use crate::ids::{NodeName, Revision};
+use crate::kubelet::Ports;
 use crate::metrics::Metrics;
 use crate::pods;
 use crate::provider::{EventReport, Liveness, NodeReport, NodeTemplate, Receipt, Subject};
@@ -101,6 +102,7 @@ pub(crate) struct NodesTask {
     events: Events,
     metrics: Metrics,
     pods: mpsc::Sender<pods::task::Command>,
+    ports: Option<Arc<Ports>>,
     /// What the pods task is to be told; it takes it at once, but a handler does not wait.
     outbox: VecDeque<pods::task::Command>,
     nodes: HashMap<NodeName, Entry>,
@@ -126,6 +128,7 @@ impl NodesTask {
         events: Events,
         metrics: Metrics,
         pods: mpsc::Sender<pods::task::Command>,
+        ports: Option<Arc<Ports>>,
     ) -> Self {
         let lease_backoff = Backoff { base: Duration::from_millis(200), max: config.lease_renewal };
         Self {
@@ -133,6 +136,7 @@ impl NodesTask {
             events,
             metrics,
             pods,
+            ports,
             outbox: VecDeque::new(),
             nodes: HashMap::new(),
             objects: DirtyQueue::new(config.concurrent_nodes, config.write_backoff),
@@ -283,6 +287,9 @@ impl NodesTask {
                     let _ = receipt.send(Receipt::Obsolete);
                 }
                 self.leases.remove(&node);
+                if let Some(ports) = &self.ports {
+                    ports.release(&node);
+                }
                 self.objects.mark_now(node);
             }
         }
@@ -372,8 +379,9 @@ impl NodesTask {
                     heartbeat: entry.is_live() && entry.written_at.is_none_or(due),
                 };
                 let version = entry.version;
+                let ports = self.ports.clone();
                 self.jobs.spawn(async move {
-                    let answer = Box::pin(register::settle(client, config, node.clone(), wanted)).await;
+                    let answer = Box::pin(register::settle(client, config, ports, node.clone(), wanted)).await;
                     Done::Settled { node, version, answer }
                 });
             }

@@ -177,6 +177,18 @@ impl Index {
         self.records.get(uid)
     }
 
+    /// The newest pod of that name, or the one with that UID if it has that name. A scan: people ask, not machines, and
+    /// an index by name would cost memory for every pod.
+    pub(crate) fn find(&self, namespace: &str, name: &str, uid: Option<&PodUid>) -> Option<&Record> {
+        let named = |record: &&Record| record.pod.namespace == namespace && record.pod.name == name;
+        match uid {
+            Some(uid) => self.records.get(uid).filter(named),
+            None => {
+                self.records.values().filter(named).max_by_key(|record| (record.deletion.is_none(), record.revision))
+            }
+        }
+    }
+
     pub(crate) fn remove(&mut self, uid: &PodUid) -> Option<Record> {
         let record = self.records.remove(uid)?;
         self.bytes -= record.document.len();

@@ -24,6 +24,7 @@ use crate::clock;
 use crate::config::Config;
 use crate::events::Events;
 use crate::ids::{NodeName, PodRef, PodUid, Revision};
+use crate::kubelet::Found;
 use crate::provider::{Applied, EventReport, NotApplied, PodReport, Provider, Receipt, Subject};
 use crate::queue::DirtyQueue;
 use crate::watch::News;
@@ -50,6 +51,8 @@ pub(crate) enum Command {
     Gone { node: NodeName, pod: PodRef, last: Option<Box<PodReport>>, receipt: oneshot::Sender<Receipt> },
     /// An Event about a pod, on its way past the one who knows where the pod is.
     Event { event: Box<EventReport>, receipt: oneshot::Sender<Receipt> },
+    /// Which pod is meant by a request to the kubelet API.
+    Find { namespace: String, name: String, uid: Option<PodUid>, answer: oneshot::Sender<Option<Found>> },
 }
 
 /// What was left undone at the end.
@@ -267,6 +270,10 @@ impl<P: Provider> PodsTask<P> {
                 let node = self.index.get(&pod.uid).map(|record| record.node.clone());
                 self.events.send(node, *event, Some(receipt));
             }
+            Command::Find { namespace, name, uid, answer } => {
+                // Nobody waits for it any more: fine.
+                let _ = answer.send(self.index.find(&namespace, &name, uid.as_ref()).map(found));
+            }
         }
     }
 
@@ -345,6 +352,14 @@ impl<P: Provider> PodsTask<P> {
         self.pods.remove(pod);
         self.statuses.obsolete(pod);
     }
+}
+
+/// What a request needs to know of a pod.
+fn found(record: &Record) -> Found {
+    let spec = record.document().pod().spec.unwrap_or_default();
+    let containers = spec.init_containers.into_iter().flatten().chain(spec.containers).map(|container| container.name);
+    let ephemeral = spec.ephemeral_containers.into_iter().flatten().map(|container| container.name);
+    Found { node: record.node.clone(), pod: record.pod.clone(), containers: containers.chain(ephemeral).collect() }
 }
 
 async fn sleep_until(due: Option<Instant>) {

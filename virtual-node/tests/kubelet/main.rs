@@ -1,0 +1,6 @@
+//! The kubelet API, from clients as they are to a provider that is nothing but memory.
+
+mod forward;
+mod plain;
+mod process;
+mod support;
