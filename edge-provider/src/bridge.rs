@@ -17,7 +17,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use virtual_node::VirtualNodes;
+use virtual_node::{Kubelet, KubeletConfig, VirtualNodes};
 
 use crate::deployment::{References, ReferencesConfig};
 use crate::device::Device;
@@ -61,6 +61,8 @@ pub struct BridgeConfig {
     pub http: Option<SocketAddr>,
     /// The address under which devices reach the hub, if it is not the one that the bridge uses.
     pub advertised_hub: Option<String>,
+    /// How the kubelet API is served, if it is.
+    pub kubelet: Option<KubeletConfig>,
 }
 
 /// Which hub.
@@ -109,6 +111,9 @@ pub enum StartError {
         #[source]
         source: std::io::Error,
     },
+    /// The kubelet API cannot be served.
+    #[error("cannot serve the kubelet API: mend the --kubelet-… option that this is about, or `--kubelet-listen off`")]
+    Kubelet(#[source] virtual_node::kubelet::StartError),
     /// There is no randomness.
     #[error("the operating system gives no random numbers")]
     Random(#[source] getrandom::Error),
@@ -133,6 +138,7 @@ pub struct Bridge {
     public_key: PublicKey,
     hub_address: String,
     http: Option<SocketAddr>,
+    kubelet: Option<SocketAddr>,
     registry: Arc<Mutex<Registry>>,
     metrics: Metrics,
     provider: Arc<DeviceProvider>,
@@ -174,8 +180,14 @@ impl Bridge {
         let (reporter, reports) = virtual_node::reports(REPORTS);
         let references = References::new(config.client.clone(), ReferencesConfig::default());
         let provider = Arc::new(DeviceProvider::new(references, fleet_handle.clone()));
-        let nodes = VirtualNodes::new(config.client.clone(), virtual_node::Config::default())
+        let mut nodes = VirtualNodes::new(config.client.clone(), virtual_node::Config::default())
             .with_metrics(virtual_node::Metrics::register(&mut registry));
+        let mut kubelet_addr = None;
+        if let Some(config_of_kubelet) = config.kubelet {
+            let kubelet = Kubelet::bind(&config.client, config_of_kubelet).await.map_err(StartError::Kubelet)?;
+            kubelet_addr = Some(kubelet.local_addr());
+            nodes = nodes.with_kubelet(kubelet);
+        }
         let registry = Arc::new(Mutex::new(registry));
 
         let mut parts = JoinSet::new();
@@ -210,7 +222,8 @@ impl Bridge {
             async move { running.await.map(drop).map_err(|error| error.to_string()) }
         }));
         tracing::info!(%public_key, hub = hub_address, namespace = config.namespace, "the bridge runs");
-        Ok(Self { public_key, hub_address, http, registry, metrics, provider, hub, parts, stop })
+        let kubelet = kubelet_addr;
+        Ok(Self { public_key, hub_address, http, kubelet, registry, metrics, provider, hub, parts, stop })
     }
 
     /// The key that devices pin.
@@ -236,6 +249,11 @@ impl Bridge {
     /// Where metrics and health are served.
     pub fn http_addr(&self) -> Option<SocketAddr> {
         self.http
+    }
+
+    /// Where the kubelet API is served.
+    pub fn kubelet_addr(&self) -> Option<SocketAddr> {
+        self.kubelet
     }
 
     /// The counters.

@@ -4,6 +4,7 @@ pub mod bridge;
 pub mod cluster;
 pub mod device;
 pub mod hub;
+pub mod kubelet;
 pub mod manifests;
 pub mod process;
 
@@ -24,7 +25,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Be the virtual nodes of all devices, and talk to the devices through a hub
-    Bridge(bridge::BridgeArgs),
+    Bridge(Box<bridge::BridgeArgs>),
     /// Run the embedded hub alone
     Hub(hub::HubArgs),
     /// Add devices, look at them, remove them

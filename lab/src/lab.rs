@@ -36,6 +36,7 @@ use lab_kube_api::KubeApi;
 use serde_json::json;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
+use virtual_node::KubeletConfig;
 
 use crate::args::{Args, Runtime as RuntimeChoice};
 
@@ -247,6 +248,7 @@ fn bridge_config(client: Client) -> Result<BridgeConfig> {
         heartbeat: HEARTBEAT,
         http: None,
         advertised_hub: None,
+        kubelet: Some(KubeletConfig::new(([127, 0, 0, 1], 0).into(), [127, 0, 0, 1].into())),
     })
 }
 

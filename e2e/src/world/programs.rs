@@ -64,6 +64,9 @@ impl World {
         if !arguments.contains(&"--http") {
             bridge.args(["--http", "none"]);
         }
+        if !arguments.contains(&"--kubelet-listen") {
+            bridge.args(["--kubelet-listen", "127.0.0.1:0"]);
+        }
         bridge.args(arguments);
         bridge
     }

@@ -10,6 +10,7 @@ use embedded_hub::{Accounts, HubConfig, Password};
 use hawser_wire::Root;
 
 use super::cluster::ClusterArgs;
+use super::kubelet::KubeletArgs;
 use super::process::{LogArgs, install_crypto, stop_on_signals};
 use super::{Failure, hub::read_password};
 use crate::bridge::key::KeySource;
@@ -21,6 +22,7 @@ const EXAMPLES: &str = "\
 Examples:
   hawser bridge --hub mqtts://hub.example:8883 --hub-ca ca.pem --hub-password-file password
   hawser bridge --embedded-hub 0.0.0.0:1883 --advertise-hub mqtt://192.168.1.10:1883
+  hawser bridge --embedded-hub 0.0.0.0:1883 --kubelet-advertise 192.168.1.10 --kubelet-ports 20000-20999
   hawser bridge --kubeconfig ~/.kube/config --hub mqtt://127.0.0.1 --hub-password-file password";
 
 /// Arguments of `hawser bridge`.
@@ -67,6 +69,8 @@ pub struct BridgeArgs {
     /// Where metrics and health are served, or `none`
     #[arg(long, value_name = "ADDR:PORT", env = "HAWSER_HTTP", default_value = "127.0.0.1:9464")]
     http: String,
+    #[command(flatten)]
+    kubelet: KubeletArgs,
 }
 
 impl BridgeArgs {
@@ -92,6 +96,7 @@ impl BridgeArgs {
             ),
         };
         let hub = self.hub_choice()?;
+        let kubelet = self.kubelet.config()?;
         let client = self.cluster.client().await?;
         Ok(BridgeConfig {
             client,
@@ -102,6 +107,7 @@ impl BridgeArgs {
             heartbeat: Duration::from_secs(u64::from(self.heartbeat)),
             http,
             advertised_hub: self.advertise_hub,
+            kubelet,
         })
     }
 
@@ -134,7 +140,7 @@ fn start_failure(error: StartError) -> Failure {
     match error {
         StartError::Api(_) | StartError::NoCrd | StartError::Forbidden { .. } => Failure::cluster(error),
         StartError::Key(_) => Failure::key(error),
-        StartError::Hub(_) | StartError::Http { .. } => Failure::address(error),
+        StartError::Hub(_) | StartError::Http { .. } | StartError::Kubelet(_) => Failure::address(error),
         _ => Failure::running(error),
     }
 }

@@ -86,6 +86,7 @@ impl World {
             heartbeat: Duration::from_secs(1),
             http: Some(SocketAddr::from(([127, 0, 0, 1], 0))),
             advertised_hub: None,
+            kubelet: None,
         })
         .await?;
         let (key, metrics, stop) = (bridge.public_key(), bridge.metrics().clone(), CancellationToken::new());

@@ -43,7 +43,11 @@ fn grants(rules: &[PolicyRule], needed: &[PolicyRule]) {
 fn the_library_of_nodes_may_do_what_it_must() {
     let documents = documents(&rbac(DEFAULT_NAMESPACE));
     let cluster: ClusterRole = one(&documents, "ClusterRole", None);
-    grants(&cluster.rules.unwrap(), &virtual_node::rbac::cluster_rules());
+    let rules = cluster.rules.unwrap();
+    grants(&rules, &virtual_node::rbac::cluster_rules());
+    grants(&rules, &virtual_node::rbac::kubelet_rules());
+    let clients: RoleBinding = one(&documents, "RoleBinding", Some("kube-system"));
+    assert_eq!(clients.role_ref.name, virtual_node::rbac::KUBELET_CLIENT_CA_ROLE);
     let leases: Role = one(&documents, "Role", Some("kube-node-lease"));
     grants(&leases.rules.unwrap(), &virtual_node::rbac::lease_rules());
 }
@@ -79,6 +83,7 @@ fn another_namespace_is_used_throughout() {
         one::<ClusterRoleBinding>(&documents, "ClusterRoleBinding", None).subjects,
         one::<RoleBinding>(&documents, "RoleBinding", Some("edge")).subjects,
         one::<RoleBinding>(&documents, "RoleBinding", Some("kube-node-lease")).subjects,
+        one::<RoleBinding>(&documents, "RoleBinding", Some("kube-system")).subjects,
     ];
     for subject in subjects.into_iter().flatten().flatten() {
         assert_eq!((subject.name.as_str(), subject.namespace.as_deref()), ("hawser-bridge", Some("edge")));
