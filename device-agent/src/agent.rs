@@ -28,7 +28,7 @@ use crate::link::client::{Hub, HubConfig};
 use crate::link::session::Credentials;
 use crate::link::task::{Link, LinkState};
 use crate::link::{Brain, BrainConfig, HubError};
-use crate::runtime::Runtime;
+use crate::runtime::{Runtime, RuntimeFacts};
 use crate::state_dir::{StateDir, StateDirError};
 use crate::streams;
 use crate::streams::serve::serve;
@@ -135,6 +135,7 @@ impl Agent {
         let (desired_in, desired) = watch::channel(Arc::new(DesiredSet::default()));
         let (resync_in, resync) = watch::channel(0);
         let (facts_in, facts) = watch::channel(None);
+        let (runtime_in, runtime_told) = watch::channel(RuntimeFacts::default());
         let (link_in, link) = watch::channel(LinkState::default());
         let mut measurer = Measurer::new(facts::Own {
             state_dir: dir.path().to_owned(),
@@ -142,7 +143,7 @@ impl Agent {
             runtime: config.runtime_version.clone(),
             pods: config.max_pods,
         });
-        let measured = measurer.measure(clock.now().0, &ledger.health().borrow());
+        let measured = measurer.measure(clock.now().0, &ledger.health().borrow(), RuntimeFacts::default());
         let (host_in, host) = watch::channel(Arc::new(facts::host_facts(&measured)));
 
         let streams_ready = Arc::new(Notify::new());
@@ -172,6 +173,7 @@ impl Agent {
         };
         let sight = Sight { desired: desired.clone(), clock: now.clone() };
         let service = Arc::new(service(sight));
+        let asked = runtime.clone();
         let workloads = Workloads::start(Parts {
             runtime,
             desired: desired.clone(),
@@ -190,14 +192,14 @@ impl Agent {
             desired,
             ledger: ledger.health(),
         };
+        let measuring =
+            facts::run(measurer, clock.clone(), ledger.health(), runtime_told, facts_in, host_in, stop.clone());
         let tasks = vec![
             ("workloads", workloads),
             ("link", tokio::spawn(link_task.run(first))),
             ("streams", tokio::spawn(serve(streams.clone(), service, stop.clone()))),
-            (
-                "facts",
-                tokio::spawn(facts::run(measurer, clock.clone(), ledger.health(), facts_in, host_in, stop.clone())),
-            ),
+            ("runtime", tokio::spawn(facts::watch_runtime(asked, runtime_in, stop.clone()))),
+            ("facts", tokio::spawn(measuring)),
             ("housekeeping", tokio::spawn(housekeeping::run(ledger.clone(), clock.clone(), reports_in, stop.clone()))),
             ("status", tokio::spawn(status::serve(board, dir.path().to_owned(), stop.clone()))),
         ];

@@ -23,6 +23,7 @@ Exit codes:
   6  the state directory cannot be used, or another agent uses it
   7  (status) no agent is running
   8  (status) the agent is running without a session with the bridge
+  9  the container engine cannot be used
 
 Environment:
   HAWSER_LOG   how much is logged: error, warn, info (default), debug, trace";
@@ -43,7 +44,9 @@ enum Command {
     )]
     Join(join::JoinArgs),
     /// Run the agent until it is told to stop; workloads go on without it.
-    #[command(after_help = "Examples:\n  hawser-agent run\n  hawser-agent run --state-dir ./state")]
+    #[command(
+        after_help = "Examples:\n  hawser-agent run\n  hawser-agent run --state-dir ./state\n  hawser-agent run --cri unix:///run/k3s/containerd/containerd.sock"
+    )]
     Run(run::RunArgs),
     /// Say how the agent is, whether it runs or not.
     #[command(after_help = "Examples:\n  hawser-agent status\n  hawser-agent status -o json")]
@@ -82,6 +85,7 @@ pub(crate) enum Exit {
     StateDir = 6,
     NotRunning = 7,
     NoSession = 8,
+    Engine = 9,
 }
 
 /// What went wrong, and how the command ends.

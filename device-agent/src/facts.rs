@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::DeviceClock;
 use crate::ledger::Durability;
+use crate::runtime::{Runtime, RuntimeFacts};
 use crate::workloads::HostFacts;
 use judge::{Disk, Judge, Measured, memory_threshold};
 
@@ -57,7 +58,7 @@ impl Measurer {
     }
 
     /// How the device is now. A few small files are read.
-    pub(crate) fn measure(&mut self, now_millis: u64, ledger: &Durability) -> NodeFacts {
+    pub(crate) fn measure(&mut self, now_millis: u64, ledger: &Durability, runtime: RuntimeFacts) -> NodeFacts {
         let measured = self.measured(ledger);
         let memory = measured.memory_total.unwrap_or(0);
         let storage = measured.disk.map_or(0, |disk| disk.total);
@@ -84,8 +85,8 @@ impl Measurer {
             runtime: self.own.runtime.clone(),
             hostname: self.fixed.hostname.clone(),
             addresses: addresses(),
-            images: Vec::new(),
-            conditions: self.judge.conditions(now_millis, &measured),
+            images: runtime.images,
+            conditions: [self.judge.conditions(now_millis, &measured), runtime.conditions].concat(),
         }
     }
 
@@ -131,14 +132,16 @@ pub(crate) async fn run(
     mut measurer: Measurer,
     clock: DeviceClock,
     mut ledger: watch::Receiver<Durability>,
+    mut runtime: watch::Receiver<RuntimeFacts>,
     facts: watch::Sender<Option<Arc<NodeFacts>>>,
     host: watch::Sender<Arc<HostFacts>>,
     stop: CancellationToken,
 ) {
-    let mut ledger_live = true;
+    let (mut ledger_live, mut runtime_live) = (true, true);
     loop {
         let durability = ledger.borrow_and_update().clone();
-        let measured = Arc::new(measurer.measure(clock.now().0, &durability));
+        let told = runtime.borrow_and_update().clone();
+        let measured = Arc::new(measurer.measure(clock.now().0, &durability, told));
         host.send_if_modified(|told| {
             let now = host_facts(&measured);
             let changed = **told != now;
@@ -158,9 +161,33 @@ pub(crate) async fn run(
         tokio::select! {
             () = stop.cancelled() => return,
             changed = ledger.changed(), if ledger_live => ledger_live = changed.is_ok(),
+            changed = runtime.changed(), if runtime_live => runtime_live = changed.is_ok(),
             () = tokio::time::sleep(EVERY) => {}
         }
     }
+}
+
+/// How often the runtime is asked how it is.
+const RUNTIME_EVERY: Duration = Duration::from_secs(20);
+
+/// Asks the runtime how it is until stopped.
+pub(crate) async fn watch_runtime<R: Runtime>(
+    runtime: Arc<R>,
+    told: watch::Sender<RuntimeFacts>,
+    stop: CancellationToken,
+) {
+    let asking = async {
+        loop {
+            let facts = runtime.facts().await;
+            told.send_if_modified(|told| {
+                let changed = *told != facts;
+                *told = facts;
+                changed
+            });
+            tokio::time::sleep(RUNTIME_EVERY).await;
+        }
+    };
+    let _: Option<()> = stop.run_until_cancelled(asking).await;
 }
 
 /// What pods are told about the device.
@@ -247,7 +274,7 @@ mod tests {
             pods: 110,
         };
         let mut measurer = Measurer::new(own);
-        let facts = measurer.measure(0, &Durability::Durable);
+        let facts = measurer.measure(0, &Durability::Durable, RuntimeFacts::default());
         let names: Vec<&str> = facts.capacity.iter().map(|resource| resource.name.as_str()).collect();
         assert_eq!(names, ["cpu", "memory", "ephemeral-storage", "pods"]);
         assert!(facts.capacity.iter().all(|resource| !resource.quantity.starts_with('0')), "{:?}", facts.capacity);
@@ -255,6 +282,10 @@ mod tests {
         let host = host_facts(&facts);
         assert_eq!(host.allocatable.len(), 4);
         assert_eq!(host.allocatable["cpu"] % 1000, 0);
-        assert_eq!(measurer.measure(10_000, &Durability::Durable), facts, "nothing moves by itself");
+        assert_eq!(
+            measurer.measure(10_000, &Durability::Durable, RuntimeFacts::default()),
+            facts,
+            "nothing moves by itself"
+        );
     }
 }

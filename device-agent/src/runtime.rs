@@ -13,8 +13,10 @@ use std::time::Duration;
 
 use hawser_wire::PodUid;
 use hawser_wire::deployment::EdgeDeployment;
+use hawser_wire::report::{Condition, Image};
 use serde::{Deserialize, Serialize};
 
+pub mod cri;
 pub mod process;
 pub mod scripted;
 
@@ -23,7 +25,8 @@ pub mod scripted;
 /// # Expected flow
 ///
 /// After the start of the agent: [`inventory`](Self::inventory), once. Then for each pod
-/// [`prepare`](Self::prepare), for each container [`start`](Self::start) and [`ended`](Self::ended), now and then
+/// [`prepare`](Self::prepare), for each container [`image`](Self::image), [`pull`](Self::pull) if that says so,
+/// [`start`](Self::start) and [`ended`](Self::ended), now and then
 /// [`signal`](Self::signal), [`remove`](Self::remove) for attempts that nobody can ask about any more, and at the very
 /// end [`remove_pod`](Self::remove_pod).
 ///
@@ -45,7 +48,9 @@ pub mod scripted;
 /// # What a runtime may assume
 ///
 /// - All calls for one container id are made by one owner, one after another, except that `ended` is pending meanwhile.
-/// - `prepare` has succeeded before the first `start`, and may be called again at any time with changed volumes.
+/// - `prepare` has succeeded before the first `start`, and may be called again at any time with changed volumes, and
+///   is called again after [`StartError::NoPlace`].
+/// - `image` has said [`ImageState::Ready`], or `pull` has succeeded, shortly before `start`.
 ///
 /// # Caveats
 ///
@@ -70,8 +75,20 @@ pub trait Runtime: Send + Sync + 'static {
     /// Everything of ours that runs, or has run and was not removed.
     fn inventory(&self) -> impl Future<Output = Result<Vec<Found>, RuntimeError>> + Send;
 
-    /// Makes the pod's place and brings its volumes up to date. Changed files reach running containers.
-    fn prepare(&self, pod: PodSetup) -> impl Future<Output = Result<PodReady, RuntimeError>> + Send;
+    /// Makes the pod's place and brings its volumes up to date. Changed files reach running containers. A place that
+    /// was lost while containers of it ran or have run is made anew.
+    fn prepare(&self, pod: PodSetup) -> impl Future<Output = Result<PodReady, PrepareError>> + Send;
+
+    /// Whether a container can be started with the image that is on the device. It asks nobody but the device, so it is
+    /// quick; a runtime without images has nothing to do.
+    fn image(&self, _want: ImageWanted) -> impl Future<Output = Result<ImageState, ImageProblem>> + Send {
+        async { Ok(ImageState::Ready) }
+    }
+
+    /// Fetches a container's image. It may take as long as the network does; dropping it gives up.
+    fn pull(&self, _want: ImageWanted) -> impl Future<Output = Result<(), ImageProblem>> + Send {
+        async { Ok(()) }
+    }
 
     /// Starts a container, and says what of its description does not hold here.
     fn start(&self, start: ContainerStart) -> impl Future<Output = Result<Started, StartError>> + Send;
@@ -80,7 +97,8 @@ pub trait Runtime: Send + Sync + 'static {
     /// started, or of which all traces are lost, has ended as [`Exit::lost`].
     fn ended(&self, id: ContainerId) -> impl Future<Output = Exit> + Send;
 
-    /// Sends a signal to everything in the container. `Ok` if it has ended already.
+    /// Sends a signal to the container; a kill ends everything in it. `Ok` if it has ended already. It may resolve when the
+    /// signal was heard or as late as when the container has ended; another signal may be sent meanwhile.
     fn signal(&self, id: ContainerId, signal: Signal) -> impl Future<Output = Result<(), RuntimeError>> + Send;
 
     /// Removes what is left of a container that has ended.
@@ -89,9 +107,23 @@ pub trait Runtime: Send + Sync + 'static {
     /// Kills what still runs of a pod and removes everything that is left of it.
     fn remove_pod(&self, uid: PodUid) -> impl Future<Output = Result<(), RuntimeError>> + Send;
 
+    /// What the device tells about its runtime. Asked again and again; it says how it is, and does not fail.
+    fn facts(&self) -> impl Future<Output = RuntimeFacts> + Send {
+        async { RuntimeFacts::default() }
+    }
+
     /// The file to which the container's output is written now, in the CRI log format; older parts have a number
     /// appended.
     fn log(&self, id: &ContainerId) -> Option<PathBuf>;
+}
+
+/// What a device tells about its runtime.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RuntimeFacts {
+    /// The images on the device, largest first.
+    pub images: Vec<Image>,
+    /// Conditions of the device that are the runtime's business.
+    pub conditions: Vec<Condition>,
 }
 
 /// One start of one container of one pod.
@@ -118,8 +150,19 @@ pub struct Found {
     pub id: ContainerId,
     /// The image that it was started from, as its pod wrote it; `None`: the runtime does not remember it.
     pub image: Option<String>,
+    /// What the runtime calls it.
+    pub handle: Handle,
     /// How it is.
     pub state: FoundState,
+}
+
+/// What a runtime calls a container that it has made, for people who look at the device itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Handle {
+    /// The container's identity; empty: that of its [`ContainerId`].
+    pub container: String,
+    /// The identity of its image; empty: there is none.
+    pub image: String,
 }
 
 /// How a container is that the runtime knows.
@@ -209,6 +252,52 @@ pub struct PodReady {
     pub addresses: Option<Vec<String>>,
 }
 
+/// Why [`Runtime::prepare`] failed.
+#[derive(Debug, thiserror::Error)]
+pub enum PrepareError {
+    /// The pod's volumes and directories.
+    #[error(transparent)]
+    Volumes(#[from] RuntimeError),
+    /// What its containers share: network and namespaces.
+    #[error("Failed to create pod sandbox: {}", .0.line())]
+    Sandbox(RuntimeError),
+}
+
+/// An image that a container is to be started with.
+#[derive(Debug, Clone)]
+pub struct ImageWanted {
+    /// For which container.
+    pub id: ContainerId,
+    /// Its pod.
+    pub spec: Arc<EdgeDeployment>,
+}
+
+impl ImageWanted {
+    /// The container as the pod describes it.
+    pub fn container(&self) -> Option<&hawser_wire::deployment::Container> {
+        container(&self.spec, &self.id)
+    }
+}
+
+/// How it is about an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ImageState {
+    /// The container can be started.
+    Ready,
+    /// It has to be fetched first.
+    Pull,
+}
+
+/// Why there is no image.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}: {message}")]
+pub struct ImageProblem {
+    /// `ErrImagePull`, `ErrImageNeverPull`, `InvalidImageName`…
+    pub reason: String,
+    /// The registry's or the engine's own words.
+    pub message: String,
+}
+
 /// What [`Runtime::start`] is to start.
 #[derive(Debug, Clone)]
 pub struct ContainerStart {
@@ -227,8 +316,12 @@ pub struct ContainerStart {
 impl ContainerStart {
     /// The container as the pod describes it.
     pub fn container(&self) -> Option<&hawser_wire::deployment::Container> {
-        self.spec.all_containers().map(|(container, _)| container).find(|c| c.name == self.id.name)
+        container(&self.spec, &self.id)
     }
+}
+
+fn container<'s>(spec: &'s EdgeDeployment, id: &ContainerId) -> Option<&'s hawser_wire::deployment::Container> {
+    spec.all_containers().map(|(container, _)| container).find(|c| c.name == id.name)
 }
 
 /// Why a container can never run here.
@@ -243,6 +336,8 @@ pub struct Refusal {
 /// What became of a start that went well.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Started {
+    /// What the runtime calls it.
+    pub handle: Handle,
     /// What of the container's description does not hold here: field, cause, fix, a line each. Empty when the container
     /// was started before.
     pub not_enforced: Vec<String>,
@@ -254,6 +349,9 @@ pub enum StartError {
     /// There is no container; try again later.
     #[error("{0}")]
     NotCreated(RuntimeError),
+    /// The pod's place is not there any more: prepare it again.
+    #[error("the pod's place is gone: {0}")]
+    NoPlace(String),
     /// The container exists and its program could not be started: it has ended with this code.
     #[error("{message}")]
     NotStarted {

@@ -26,6 +26,7 @@ mod log;
 mod start;
 mod sweep;
 
+pub(crate) use self::log::tail as log_tail;
 pub(crate) use self::sweep::sweep_left;
 
 /// The program behind the word `shim`; `args` are what follows it. Any program that uses the `process` runtime calls this

@@ -65,6 +65,7 @@ impl World {
             host_network: true,
             fs_group: None,
             supplemental_groups: Vec::new(),
+            engine: None,
         };
         let object = encode(&spec);
         let reference = ObjectRef { hash: ContentHash::of(&object), len: object.len() as u64 };
@@ -164,6 +165,7 @@ fn container() -> Container {
         termination_message_path: "/dev/termination-log".to_owned(),
         termination_message_from_logs: false,
         interactive: None,
+        confinement: None,
     }
 }
 
@@ -344,7 +346,15 @@ async fn each_refusal_has_its_code_and_one_line() {
 async fn run(dir: &Path) -> tokio::process::Child {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_hawser-agent"));
     let secrets = dir.join("secrets");
-    command.args(["run", "--state-dir", dir.to_str().unwrap(), "--secrets-dir", secrets.to_str().unwrap()]);
+    command.args([
+        "run",
+        "--runtime",
+        "process",
+        "--state-dir",
+        dir.to_str().unwrap(),
+        "--secrets-dir",
+        secrets.to_str().unwrap(),
+    ]);
     command.env("HAWSER_LOG", "warn").kill_on_drop(true).spawn().unwrap()
 }
 

@@ -52,6 +52,74 @@ pub struct EdgeDeployment {
     #[n(12)]
     #[cbor(default)]
     pub supplemental_groups: Vec<u32>,
+    /// What only a container engine can give it; `None`: nothing.
+    #[n(13)]
+    pub engine: Option<Engine>,
+}
+
+/// What only a container engine can give a pod.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode, CborLen)]
+pub struct Engine {
+    /// Who asks registries for the pod's images.
+    #[n(0)]
+    #[cbor(default)]
+    pub logins: Vec<RegistryLogin>,
+    /// Ports of the device that lead to the pod.
+    #[n(1)]
+    #[cbor(default)]
+    pub host_ports: Vec<HostPort>,
+}
+
+/// Who asks a registry.
+#[derive(Clone, PartialEq, Eq, Encode, Decode, CborLen)]
+pub struct RegistryLogin {
+    /// The registry as the pull secret names it: a host with or without scheme, port and path; `*` in a host's part.
+    #[n(0)]
+    pub registry: String,
+    /// The user.
+    #[n(1)]
+    pub username: String,
+    /// The password.
+    #[n(2)]
+    pub password: String,
+}
+
+impl core::fmt::Debug for RegistryLogin {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("RegistryLogin").field("registry", &self.registry).finish_non_exhaustive()
+    }
+}
+
+/// A port of the device that leads to the pod.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, CborLen)]
+pub struct HostPort {
+    /// The device's port.
+    #[n(0)]
+    pub host: u16,
+    /// The pod's port.
+    #[n(1)]
+    pub pod: u16,
+    /// The protocol.
+    #[n(2)]
+    pub protocol: Protocol,
+    /// The device's address; `None`: all of them.
+    #[n(3)]
+    pub address: Option<String>,
+}
+
+/// A protocol with ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, CborLen)]
+#[cbor(index_only)]
+pub enum Protocol {
+    /// TCP.
+    #[n(0)]
+    Tcp,
+    /// UDP.
+    #[n(1)]
+    Udp,
+    /// SCTP.
+    #[n(2)]
+    Sctp,
 }
 
 /// Whether containers that end are started again.
@@ -116,6 +184,9 @@ pub struct Container {
     /// How clients may talk to the process; `None`: not at all.
     #[n(13)]
     pub interactive: Option<Interactive>,
+    /// How it is confined; `None`: as the runtime does it by itself.
+    #[n(14)]
+    pub confinement: Option<Confinement>,
 }
 
 /// How clients may talk to a container's process.
@@ -130,6 +201,35 @@ pub struct Interactive {
     /// Its streams are a terminal.
     #[n(2)]
     pub tty: bool,
+}
+
+/// How a container is confined, which takes a container engine.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode, CborLen)]
+pub struct Confinement {
+    /// Not at all: it may do everything that the device's root may.
+    #[n(0)]
+    #[cbor(default)]
+    pub privileged: bool,
+    /// Its own files may not be written.
+    #[n(1)]
+    #[cbor(default)]
+    pub read_only_root: bool,
+    /// Programs with the set-user-ID bit gain nothing.
+    #[n(2)]
+    #[cbor(default)]
+    pub no_new_privileges: bool,
+    /// Capabilities more than usual.
+    #[n(3)]
+    #[cbor(default)]
+    pub add_capabilities: Vec<String>,
+    /// Capabilities less than usual.
+    #[n(4)]
+    #[cbor(default)]
+    pub drop_capabilities: Vec<String>,
+    /// Whether only the system calls of the engine's own profile may be made.
+    #[n(5)]
+    #[cbor(default)]
+    pub seccomp: bool,
 }
 
 /// When to pull an image.

@@ -129,6 +129,7 @@ fn container(pull_policy: PullPolicy) -> Container {
         termination_message_path: "/dev/termination-log".into(),
         termination_message_from_logs: true,
         interactive: None,
+        confinement: None,
     }
 }
 
@@ -160,6 +161,7 @@ fn deployment(restart_policy: RestartPolicy, pull_policy: PullPolicy) -> EdgeDep
         host_network: true,
         fs_group: Some(2000),
         supplemental_groups: vec![3000],
+        engine: None,
     }
 }
 
@@ -280,6 +282,26 @@ fn deployments(book: &mut Book) {
     let mut talks = deployment(RestartPolicy::Never, PullPolicy::Never);
     talks.containers[0].interactive = Some(Interactive { stdin: true, once: false, tty: true });
     book.add("EdgeDeployment/Interactive", talks);
+    let mut engine = deployment(RestartPolicy::Always, PullPolicy::Always);
+    let login = RegistryLogin { registry: "r.example".into(), username: "u".into(), password: "p".into() };
+    let port = |protocol, address| HostPort { host: 8080, pod: 80, protocol, address };
+    engine.engine = Some(Engine {
+        logins: vec![login],
+        host_ports: vec![
+            port(Protocol::Tcp, None),
+            port(Protocol::Udp, Some("192.0.2.1".into())),
+            port(Protocol::Sctp, None),
+        ],
+    });
+    engine.containers[0].confinement = Some(Confinement {
+        privileged: true,
+        read_only_root: true,
+        no_new_privileges: true,
+        add_capabilities: vec!["NET_ADMIN".into()],
+        drop_capabilities: vec!["ALL".into()],
+        seccomp: true,
+    });
+    book.add("EdgeDeployment/Engine", engine);
 }
 
 fn streams(book: &mut Book) {

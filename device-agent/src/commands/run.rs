@@ -9,15 +9,21 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{Exit, Failure, Place};
 use crate::agent::{Agent, AgentConfig, StartError};
 use crate::identity::Identity;
+use crate::runtime::cri::{Cri, CriConfig};
 use crate::runtime::process::{Process, ProcessConfig};
 
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
     #[command(flatten)]
     place: Place,
-    /// What runs the containers.
-    #[arg(long, value_enum, default_value_t = RuntimeKind::Process)]
+    /// What runs the containers. With `auto` a container engine if there is one, else the host itself; a device that has
+    /// pods of either keeps to it.
+    #[arg(long, value_enum, env = "HAWSER_RUNTIME", default_value_t = RuntimeKind::Auto)]
     runtime: RuntimeKind,
+    /// The socket of the container engine, as unix:///run/containerd/containerd.sock [default: the first of the usual
+    /// places of containerd, CRI-O and k3s where there is one]
+    #[arg(long, env = "HAWSER_CRI", value_name = "ADDRESS", value_parser = hawser_cri::socket::parse)]
+    cri: Option<PathBuf>,
     /// Where the secrets of pods are: a directory on a tmpfs, so that they never reach the card
     /// [default: the first of /run, $XDG_RUNTIME_DIR, /dev/shm that can be used]
     #[arg(long, env = "HAWSER_SECRETS_DIR", value_name = "DIR")]
@@ -27,8 +33,12 @@ pub(super) struct RunArgs {
     max_pods: u32,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum RuntimeKind {
+    /// A container engine if there is one, else the host itself.
+    Auto,
+    /// A container engine (containerd, CRI-O): pods with images, networks and limits.
+    Cri,
     /// Commands of the host itself (`image: host`), each in its own process group, directory and cgroup.
     Process,
 }
@@ -48,9 +58,19 @@ pub(super) async fn run(args: RunArgs) -> Result<(), Failure> {
     tracing::info!(device = %identity.device, hub = %identity.hub, version = crate::agent::VERSION, "starting");
     let mut config = AgentConfig::new(identity, args.place.state_dir.clone());
     config.max_pods = args.max_pods;
-    let RuntimeKind::Process = args.runtime;
-    let runtime = Process::new(process_config(&args, &config.identity)?);
-    let mut agent = Agent::start(config, Arc::new(runtime)).await?;
+    let places = Places::of(&args, &config.identity)?;
+    let mut agent = match choose(args.runtime, args.cri.as_ref(), hawser_cri::socket::find(), &places) {
+        Some(socket) => {
+            let set_up = CriConfig::new(socket, config.identity.device.as_str(), places.engine_pods, places.secrets);
+            let runtime = Cri::connect(set_up).await.map_err(|error| Failure::new(Exit::Engine, error))?;
+            config.runtime_version = runtime.version().to_owned();
+            Agent::start(config, Arc::new(runtime)).await?
+        }
+        None => {
+            let runtime = Process::new(ProcessConfig::new(places.host_pods, places.secrets));
+            Agent::start(config, Arc::new(runtime)).await?
+        }
+    };
 
     // All arms are cancel-safe: signals and ended tasks are still there when asked again.
     let ended = tokio::select! {
@@ -69,18 +89,44 @@ pub(super) async fn run(args: RunArgs) -> Result<(), Failure> {
     }
 }
 
-fn process_config(args: &RunArgs, identity: &Identity) -> Result<ProcessConfig, Failure> {
-    // Shims outlive the agent and its working directory.
-    let state = std::path::absolute(&args.place.state_dir).map_err(|error| Failure::new(Exit::StateDir, error))?;
-    let secrets = match &args.secrets_dir {
-        Some(given) => std::path::absolute(given).map_err(|error| Failure::new(Exit::StateDir, error))?,
-        None => secrets_dir(identity).ok_or_else(|| {
-            let error =
-                anyhow::anyhow!("there is no writable tmpfs for the secrets of pods; name one with --secrets-dir");
-            Failure::new(Exit::StateDir, error)
-        })?,
-    };
-    Ok(ProcessConfig::new(state.join("pods"), secrets))
+/// Where pods live.
+struct Places {
+    /// Those of the `process` runtime.
+    host_pods: PathBuf,
+    /// Those of a container engine.
+    engine_pods: PathBuf,
+    secrets: PathBuf,
+}
+
+impl Places {
+    fn of(args: &RunArgs, identity: &Identity) -> Result<Self, Failure> {
+        // Containers outlive the agent and its working directory.
+        let absolute = |path: &Path| std::path::absolute(path).map_err(|error| Failure::new(Exit::StateDir, error));
+        let state = absolute(&args.place.state_dir)?;
+        let secrets = match &args.secrets_dir {
+            Some(given) => absolute(given)?,
+            None => secrets_dir(identity).ok_or_else(|| {
+                let error =
+                    anyhow::anyhow!("there is no writable tmpfs for the secrets of pods; name one with --secrets-dir");
+                Failure::new(Exit::StateDir, error)
+            })?,
+        };
+        Ok(Self { host_pods: state.join("pods"), engine_pods: state.join("sandboxes"), secrets })
+    }
+}
+
+/// The socket of the engine that is to run pods; `None`: the host itself is to. `found` is where an engine seems to be.
+fn choose(kind: RuntimeKind, given: Option<&PathBuf>, found: Option<PathBuf>, places: &Places) -> Option<PathBuf> {
+    let has_pods = |path: &Path| std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some());
+    // Where none is found, the error names the first of the usual places.
+    let somewhere = || given.cloned().or(found.clone()).unwrap_or_else(|| hawser_cri::socket::USUAL[0].into());
+    match kind {
+        RuntimeKind::Process => None,
+        RuntimeKind::Cri => Some(somewhere()),
+        RuntimeKind::Auto if given.is_some() || has_pods(&places.engine_pods) => Some(somewhere()),
+        RuntimeKind::Auto if has_pods(&places.host_pods) => None,
+        RuntimeKind::Auto => found,
+    }
 }
 
 /// A directory of this agent on a tmpfs that it may write to, the same at every start.
@@ -105,5 +151,35 @@ impl From<StartError> for Failure {
             StartError::Thread(_) | StartError::Randomness(_) => Exit::Failed,
         };
         Self::new(exit, error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_uses_the_engine_it_has_and_keeps_to_what_its_pods_run_on() {
+        let state = tempfile::tempdir().unwrap();
+        let places = Places {
+            host_pods: state.path().join("pods"),
+            engine_pods: state.path().join("sandboxes"),
+            secrets: PathBuf::new(),
+        };
+        let (given, found) = (PathBuf::from("/given.sock"), Some(PathBuf::from("/found.sock")));
+        let usual = Some(PathBuf::from(hawser_cri::socket::USUAL[0]));
+        let choose =
+            |kind, given: Option<&PathBuf>, found: &Option<PathBuf>| choose(kind, given, found.clone(), &places);
+        assert_eq!(choose(RuntimeKind::Process, Some(&given), &found), None);
+        assert_eq!(choose(RuntimeKind::Cri, Some(&given), &found), Some(given.clone()));
+        assert_eq!(choose(RuntimeKind::Cri, None, &found), found);
+        assert_eq!(choose(RuntimeKind::Cri, None, &None), usual);
+        assert_eq!(choose(RuntimeKind::Auto, None, &None), None);
+        assert_eq!(choose(RuntimeKind::Auto, None, &found), found);
+        assert_eq!(choose(RuntimeKind::Auto, Some(&given), &None), Some(given));
+        std::fs::create_dir_all(places.host_pods.join("uid")).unwrap();
+        assert_eq!(choose(RuntimeKind::Auto, None, &found), None, "an engine that was installed later changes nothing");
+        std::fs::create_dir_all(places.engine_pods.join("uid")).unwrap();
+        assert_eq!(choose(RuntimeKind::Auto, None, &None), usual, "an engine that is gone is missed");
     }
 }

@@ -45,6 +45,7 @@ fn deployment(n: u8, generation: u8) -> (Vec<u8>, Vec<u8>) {
         host_network: false,
         fs_group: None,
         supplemental_groups: Vec::new(),
+        engine: None,
     };
     (codec::encode(&spec), blob)
 }

@@ -42,8 +42,8 @@ use self::beneath::is_name;
 use self::place::{Naming, Places, make};
 use self::removal::remove_tree;
 use super::{
-    ContainerId, ContainerStart, Exit, Found, PodReady, PodSetup, Refusal, Runtime, RuntimeError, Signal, StartError,
-    Started,
+    ContainerId, ContainerStart, Exit, Found, PodReady, PodSetup, PrepareError, Refusal, Runtime, RuntimeError, Signal,
+    StartError, Started,
 };
 use crate::shim::files::{self, CONTROL, CgroupSpec, Interactive, KILL, LOCK, Launch, Reply, Spec, TERM, Termination};
 use crate::shim::identity::boot_id;
@@ -52,8 +52,8 @@ mod admission;
 pub(crate) mod beneath;
 mod group;
 mod held;
-mod place;
-mod removal;
+pub(in crate::runtime) mod place;
+pub(in crate::runtime) mod removal;
 mod volumes;
 
 /// The image that says "the host's own programs".
@@ -200,11 +200,11 @@ impl Runtime for Process {
         .await
     }
 
-    async fn prepare(&self, pod: PodSetup) -> Result<PodReady, RuntimeError> {
+    async fn prepare(&self, pod: PodSetup) -> Result<PodReady, PrepareError> {
         self.blocking(move |inner| {
             if let Some(volume) = pod.spec.volumes.iter().find(|volume| !is_name(&volume.name)) {
                 let error = io::Error::other("it is not a name");
-                return Err(error).naming(|| format!("make volume {:?}", volume.name));
+                return Err(error).naming(|| format!("make volume {:?}", volume.name)).map_err(PrepareError::Volumes);
             }
             inner.fresh.store(false, Ordering::Relaxed);
             inner.places.prepare(&pod)?;
@@ -276,7 +276,7 @@ impl Inner {
             Reply::Started { not_enforced: of_limits } => {
                 let mut told = not_enforced(&start.spec, container, self.no_cgroups().as_deref());
                 told.extend(of_limits);
-                Ok(Started { not_enforced: told })
+                Ok(Started { not_enforced: told, ..Started::default() })
             }
             Reply::Taken => Ok(Started::default()),
             Reply::NotStarted { code, message } => Err(StartError::NotStarted { code, message }),
@@ -420,7 +420,7 @@ fn listen(stdout: std::process::ChildStdout) -> io::Result<Reply> {
     Ok(serde_json::from_str(&line)?)
 }
 
-fn remove_log(log: &std::path::Path) -> io::Result<()> {
+pub(in crate::runtime) fn remove_log(log: &std::path::Path) -> io::Result<()> {
     let (Some(dir), Some(name)) = (log.parent(), log.file_name().and_then(|name| name.to_str())) else { return Ok(()) };
     let entries = match std::fs::read_dir(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),

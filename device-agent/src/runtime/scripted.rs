@@ -12,8 +12,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{
-    ContainerId, ContainerStart, Exit, ExitCause, Found, FoundState, PodReady, PodSetup, Refusal, Runtime,
-    RuntimeError, Signal, StartError, Started,
+    ContainerId, ContainerStart, Exit, ExitCause, Found, FoundState, Handle, ImageProblem, ImageState, ImageWanted,
+    PodReady, PodSetup, PrepareError, Refusal, Runtime, RuntimeError, Signal, StartError, Started,
 };
 use crate::streams::service::{NotServed, Served, Sight};
 
@@ -37,6 +37,8 @@ pub struct Script {
 pub enum ScriptedFailure {
     /// There is no container.
     NotCreated(String),
+    /// The pod's place is gone.
+    NoPlace(String),
     /// The program could not be started.
     NotStarted(i32, String),
     /// The runtime itself is at fault: it panics.
@@ -79,6 +81,8 @@ struct World {
     prepared: BTreeMap<PodUid, PodSetup>,
     prepare_fails: Option<String>,
     inventory_fails: Option<String>,
+    /// Images that have to be fetched, with how long that takes and what comes of it.
+    pulls: BTreeMap<String, (Duration, Result<(), ImageProblem>)>,
     log: Vec<String>,
     boot: u32,
 }
@@ -112,7 +116,12 @@ impl Scripted {
         self.world().inventory_fails = cause.map(str::to_owned);
     }
 
-    /// What was done, in order: `prepare a`, `start a-web-0`, `term a-web-0`, `kill …`, `remove …`, `remove a`.
+    /// From now on containers with this image find it missing, and fetching it goes this way.
+    pub fn set_pull(&self, image: &str, takes: Duration, result: Result<(), ImageProblem>) {
+        self.world().pulls.insert(image.to_owned(), (takes, result));
+    }
+
+    /// What was done, in order: `prepare a`, `pull image`, `start a-web-0`, `term a-web-0`, `kill …`, `remove …`, `remove a`.
     pub fn log(&self) -> Vec<String> {
         self.world().log.clone()
     }
@@ -193,20 +202,39 @@ impl Runtime for Scripted {
                 Some((at, exit)) => FoundState::Ended(Exit { ago: Some(now - at), ..exit }),
                 None => FoundState::Running { started_ago: now.saturating_duration_since(process.started) },
             };
-            Found { id: id.clone(), image: Some(process.image.clone()), state }
+            Found { id: id.clone(), image: Some(process.image.clone()), handle: Handle::default(), state }
         };
         Ok(self.world().running.iter().map(found).collect())
     }
 
-    async fn prepare(&self, pod: PodSetup) -> Result<PodReady, RuntimeError> {
+    async fn prepare(&self, pod: PodSetup) -> Result<PodReady, PrepareError> {
         let mut world = self.world();
         world.log.push(format!("prepare {}", pod.uid));
         if let Some(cause) = &world.prepare_fails {
             let source = std::io::Error::other(cause.clone());
-            return Err(RuntimeError { operation: "make the pod's place".to_owned(), source });
+            return Err(RuntimeError { operation: "make the pod's place".to_owned(), source }.into());
         }
         world.prepared.insert(pod.uid.clone(), pod);
         Ok(PodReady::default())
+    }
+
+    async fn image(&self, want: ImageWanted) -> Result<ImageState, ImageProblem> {
+        let image = want.container().map(|container| container.image.as_str()).unwrap_or_default();
+        Ok(if self.world().pulls.contains_key(image) { ImageState::Pull } else { ImageState::Ready })
+    }
+
+    async fn pull(&self, want: ImageWanted) -> Result<(), ImageProblem> {
+        let image = want.container().map(|container| container.image.clone()).unwrap_or_default();
+        let (takes, result) = {
+            let mut world = self.world();
+            world.log.push(format!("pull {image}"));
+            world.pulls.get(&image).cloned().unwrap_or((Duration::ZERO, Ok(())))
+        };
+        tokio::time::sleep(takes).await;
+        if result.is_ok() {
+            self.world().pulls.remove(&image);
+        }
+        result
     }
 
     #[expect(clippy::disallowed_methods, reason = "the script's world has tokio's time")]
@@ -228,6 +256,7 @@ impl Runtime for Scripted {
                 let source = std::io::Error::other(message.clone());
                 Err(StartError::NotCreated(RuntimeError { operation: "create".to_owned(), source }))
             }
+            Some(ScriptedFailure::NoPlace(message)) => Err(StartError::NoPlace(message.clone())),
             Some(ScriptedFailure::NotStarted(code, message)) => {
                 Err(StartError::NotStarted { code: *code, message: message.clone() })
             }
@@ -239,7 +268,7 @@ impl Runtime for Scripted {
                     process.end_at(process.started + after, code, None);
                 }
                 self.world().running.insert(id, Arc::new(process));
-                Ok(Started { not_enforced })
+                Ok(Started { not_enforced, handle: Handle::default() })
             }
         }
     }

@@ -189,15 +189,20 @@ impl LogFile {
 
     /// The end of the log as a termination message.
     pub(super) fn tail(&self) -> io::Result<String> {
-        let mut file = File::open(&self.path)?;
-        let length = file.metadata()?.len();
-        // Each line carries some forty bytes of its own besides the text.
-        let wanted = (TAIL_BYTES + TAIL_LINES * 64) as u64;
-        file.seek(SeekFrom::Start(length.saturating_sub(wanted)))?;
-        let mut text = Vec::new();
-        file.take(wanted).read_to_end(&mut text)?;
-        Ok(tail_of(&text, length > wanted))
+        tail(&self.path)
     }
+}
+
+/// The end of a log in the CRI format as a termination message.
+pub(crate) fn tail(path: &Path) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    // Each line carries some forty bytes of its own besides the text.
+    let wanted = (TAIL_BYTES + TAIL_LINES * 64) as u64;
+    file.seek(SeekFrom::Start(length.saturating_sub(wanted)))?;
+    let mut text = Vec::new();
+    file.take(wanted).read_to_end(&mut text)?;
+    Ok(tail_of(&text, length > wanted))
 }
 
 /// How many bytes there are up to the end of the last whole record.

@@ -141,7 +141,7 @@ pub(super) fn no_container(pod: &str, container: &str) -> StreamRefusal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runtime::{ContainerId, ExitCause};
+    use crate::runtime::{ContainerId, ExitCause, Handle};
     use hawser_wire::PodUid;
     use std::time::Duration;
 
@@ -160,7 +160,7 @@ mod tests {
         let id = |attempt| ContainerId { pod: PodUid::new("u").unwrap(), name: "c".into(), attempt };
         ends.iter()
             .enumerate()
-            .map(|(at, end)| Found { id: id(4 + at as u32), image: None, state: state(end) })
+            .map(|(at, end)| Found { id: id(4 + at as u32), image: None, handle: Handle::default(), state: state(end) })
             .collect()
     }
 

@@ -168,6 +168,7 @@ mod tests {
             termination_message_path: String::new(),
             termination_message_from_logs: false,
             interactive: None,
+            confinement: None,
         }
     }
 

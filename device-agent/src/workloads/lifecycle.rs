@@ -17,7 +17,9 @@ use hawser_wire::{DeviceTime, PodUid};
 
 use self::record::{Activity, BackOff, Container, Outcome, Policy, Record, Role, doubled, millis};
 use crate::desired::Deployment;
-use crate::runtime::{ContainerId, Exit, ExitCause, Found, FoundState, PodReady, Refusal, Signal, Started};
+use crate::runtime::{
+    ContainerId, Exit, ExitCause, Found, FoundState, ImageProblem, PodReady, Refusal, Signal, Started,
+};
 use crate::workloads::plan::Order;
 
 mod record;
@@ -98,7 +100,7 @@ pub enum Event {
     /// What is wanted.
     Order(Order),
     /// The answer to [`Effect::Prepare`].
-    Prepared(Result<PodReady, String>),
+    Prepared(Result<PodReady, PlaceProblem>),
     /// The answer to [`Effect::Start`].
     Started(ContainerId, Result<Started, StartProblem>),
     /// The answer to [`Effect::Watch`].
@@ -111,11 +113,33 @@ pub enum Event {
     Tick,
 }
 
+/// Why a pod's place could not be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlaceProblem {
+    /// The event's reason.
+    pub reason: &'static str,
+    /// What was wrong.
+    pub message: String,
+}
+
+impl PlaceProblem {
+    /// Volumes or directories.
+    pub fn volumes(message: String) -> Self {
+        Self { reason: "FailedMount", message }
+    }
+}
+
 /// Why a container was not started.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StartProblem {
     /// It can never run here as it is described; not tried again until the description changes.
     Refused(Refusal),
+    /// There is no image. Tried again with back-off.
+    NoImage(ImageProblem),
+    /// It was not waited for any longer.
+    Abandoned,
+    /// The pod's place is gone, so it is made anew and the container started in that.
+    NoPlace(String),
     /// There is no container. Tried again with back-off.
     NotCreated(String),
     /// Its program could not be started: the attempt has ended with this code.
@@ -152,6 +176,8 @@ pub enum Effect {
 
 /// A killed container that has not ended is killed again after this time.
 const KILL_AGAIN: u64 = 10_000;
+/// How long the words of a failed pull are shown before its back-off is.
+const SHOW_PULL_ERROR: u64 = 2_000;
 /// What a sidecar gets at least between TERM and KILL, even if the containers before it used up the grace period.
 const SIDECAR_GRACE: u64 = 2_000;
 
@@ -189,6 +215,11 @@ impl Lifecycle {
     /// Whether there is anything worth saving.
     pub fn is_blank(&self) -> bool {
         self.record == Record::default()
+    }
+
+    /// Whether nothing is started any more: it was told to end, or has ended for good.
+    pub fn is_ending(&self) -> bool {
+        self.record.outcome.is_some() || !matches!(self.goal, Goal::Hold | Goal::Run)
     }
 
     /// When to say [`Event::Tick`].
@@ -311,7 +342,7 @@ impl Lifecycle {
                 container.image.clone_from(&described.image);
                 container.back_off = None;
             }
-            if matches!(container.activity, Activity::Blocked { .. }) {
+            if matches!(container.activity, Activity::Blocked { .. } | Activity::NoImage { .. }) {
                 container.activity = Activity::Idle;
             }
             self.record.containers.push(container);
@@ -330,7 +361,7 @@ impl Lifecycle {
         self.record.epoch = Some(epoch);
         self.inventory_known = true;
         found.sort_by_key(|found| found.id.attempt);
-        for Found { id, image, state } in found {
+        for Found { id, image, handle, state } in found {
             let at = self.position_or_new(&id.name);
             let container = &mut self.record.containers[at];
             match container.attempt {
@@ -355,6 +386,7 @@ impl Lifecycle {
             if container.image.is_empty() {
                 container.image = image.unwrap_or_default();
             }
+            container.handle = handle;
             match state {
                 FoundState::Running { started_ago } => {
                     container.exit = None;
@@ -414,16 +446,16 @@ impl Lifecycle {
         }
     }
 
-    fn prepared(&mut self, now: u64, result: Result<PodReady, String>, out: &mut Effects) {
+    fn prepared(&mut self, now: u64, result: Result<PodReady, PlaceProblem>, out: &mut Effects) {
         self.preparing = false;
         match result {
             Ok(ready) => self.place = Place::Made { addresses: ready.addresses },
-            Err(message) => {
+            Err(PlaceProblem { reason, message }) => {
                 let delay = match &self.place {
                     Place::Failed { delay, .. } => doubled(*delay),
                     Place::Unmade | Place::Made { .. } => doubled(0),
                 };
-                out.event(None, true, "FailedMount", &message);
+                out.event(None, true, reason, &message);
                 // Where a place was made before, what runs in it goes on; only the change has to wait.
                 self.place = Place::Failed { message, retry: now + delay, delay };
             }
@@ -436,7 +468,9 @@ impl Lifecycle {
             return;
         }
         match result {
-            Ok(Started { not_enforced }) => {
+            Ok(Started { handle, not_enforced }) => {
+                container.handle = handle;
+                container.create_delay = 0;
                 // A slow start (a pull) is worth another write; a fast one is not, and the time of the decision is
                 // close enough, and the same after every restart of the agent.
                 if container.since.is_none_or(|since| now.saturating_sub(since) > 1_000) {
@@ -455,6 +489,29 @@ impl Lifecycle {
             Err(StartProblem::Refused(Refusal { reason, message })) => {
                 out.event(Some(&id.name), true, "Failed", &message);
                 container.activity = Activity::Blocked { reason, message, retry: None };
+            }
+            Err(StartProblem::NoImage(ImageProblem { reason, message })) => {
+                let image = container.image.clone();
+                if reason == "ErrImagePull" {
+                    out.event(Some(&id.name), true, "Failed", &format!("Failed to pull image \"{image}\": {message}"));
+                }
+                out.event(Some(&id.name), true, "Failed", &format!("Error: {reason}"));
+                let delay = doubled(container.create_delay);
+                container.create_delay = delay;
+                container.activity =
+                    Activity::NoImage { reason, message, since: now, retry: now + delay, announced: false };
+            }
+            Err(StartProblem::Abandoned) => container.activity = Activity::Idle,
+            Err(StartProblem::NoPlace(message)) => {
+                // At once the first time, then at leisure.
+                let retry = now + container.create_delay;
+                container.create_delay = doubled(container.create_delay);
+                container.activity =
+                    Activity::Blocked { reason: "ContainerCreating".to_owned(), message, retry: Some(retry) };
+                if matches!(self.place, Place::Made { .. }) {
+                    out.event(None, false, "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.");
+                    self.place = Place::Unmade;
+                }
             }
             Err(StartProblem::NotCreated(message)) => {
                 out.event(Some(&id.name), true, "Failed", &format!("Error: {message}"));

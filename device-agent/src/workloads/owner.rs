@@ -18,13 +18,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::expand::{HostFacts, expand_container};
-use super::lifecycle::{Effect, Event, Lifecycle, Resync, StartProblem};
+use super::lifecycle::{Effect, Event, Lifecycle, PlaceProblem, Resync, StartProblem};
 use super::plan::Order;
 use super::store::WorkloadStore;
 use super::{Clock, INVENTORY_PAUSE, Parts};
 use crate::runtime::{
-    ContainerId, ContainerStart, Found, PodReady, PodSetup, Refusal, Runtime, RuntimeError, StartError, Started,
-    VolumeFile,
+    ContainerId, ContainerStart, Found, ImageState, ImageWanted, PodReady, PodSetup, PrepareError, Runtime, StartError,
+    Started, VolumeFile,
 };
 
 /// How many events wait for a full report queue. Older ones are dropped: the latest status tells the same story.
@@ -58,6 +58,8 @@ pub(super) struct Owner<R, S> {
     reports: mpsc::Sender<ReportItem>,
     stop: CancellationToken,
     flight: Flight,
+    /// Ends the pulls that are under way, because the pod is to end.
+    pulls: CancellationToken,
     /// Events and the `Gone` that wait for room in `reports`.
     waiting: VecDeque<ReportItem>,
     /// The status may differ from `said`.
@@ -75,6 +77,10 @@ pub(super) struct Owner<R, S> {
 enum Landed {
     Happened(Event),
     Ready(PodReady),
+    /// The image of a container has to be fetched before it can be started.
+    Pull(ImageWanted),
+    /// An image was fetched.
+    Pulled(ImageWanted, Duration),
     Forgotten,
     Nothing,
 }
@@ -104,6 +110,7 @@ impl<R: Runtime, S: WorkloadStore> Owner<R, S> {
             reports: parts.reports.clone(),
             stop: parts.stop.clone(),
             flight: Flight::default(),
+            pulls: CancellationToken::new(),
             waiting: VecDeque::new(),
             unsaid: false,
             said: None,
@@ -200,6 +207,8 @@ impl<R: Runtime, S: WorkloadStore> Owner<R, S> {
                     self.addresses.clone_from(&ready.addresses);
                     self.tell(vec![Event::Prepared(Ok(ready))]).await;
                 }
+                Woken::Landed(Landed::Pull(want)) => self.pull(want),
+                Woken::Landed(Landed::Pulled(want, took)) => self.pulled(want, took),
                 Woken::Landed(Landed::Forgotten) => self.over = true,
                 Woken::Landed(Landed::Nothing) => {}
                 Woken::Ordered => {
@@ -251,6 +260,9 @@ impl<R: Runtime, S: WorkloadStore> Owner<R, S> {
         let mut effects = Vec::new();
         for event in events {
             effects.extend(self.lifecycle.handle(now, event));
+        }
+        if self.lifecycle.is_ending() {
+            self.pulls.cancel();
         }
         // Making a place can be repeated, so it alone is no reason to write: the record follows with the first start.
         let only_prepares = !effects.is_empty() && effects.iter().all(|effect| matches!(effect, Effect::Prepare(_)));
@@ -342,6 +354,48 @@ impl<R: Runtime, S: WorkloadStore> Owner<R, S> {
         }
     }
 
+    /// Fetches an image, unless the pod is told to end meanwhile.
+    fn pull(&mut self, want: ImageWanted) {
+        let image = want.container().map(|container| container.image.as_str()).unwrap_or_default();
+        self.note_of(&want.id, "Pulling", &format!("Pulling image \"{image}\""));
+        let (runtime, pulls, clock) = (self.runtime.clone(), self.pulls.clone(), self.clock.clone());
+        self.flight.launch(async move {
+            let id = want.id.clone();
+            let begun = clock();
+            match pulls.run_until_cancelled(runtime.pull(want.clone())).await {
+                Some(Ok(())) => Landed::Pulled(want, Duration::from_millis(clock().millis_since(begun))),
+                Some(Err(problem)) => Landed::Happened(Event::Started(id, Err(StartProblem::NoImage(problem)))),
+                None => Landed::Happened(Event::Started(id, Err(StartProblem::Abandoned))),
+            }
+        });
+    }
+
+    /// Starts the container that waited for its image.
+    fn pulled(&mut self, want: ImageWanted, took: Duration) {
+        let image = want.container().map(|container| container.image.as_str()).unwrap_or_default();
+        let message = format!("Successfully pulled image \"{image}\" in {} ms", took.as_millis());
+        self.note_of(&want.id, "Pulled", &message);
+        let (runtime, host, own) = (self.runtime.clone(), self.host.borrow().clone(), self.addresses.clone());
+        self.flight.launch(async move {
+            let ImageWanted { id, spec } = want;
+            let result = start(&*runtime, id.clone(), spec, &host, own.as_deref()).await;
+            Landed::Happened(Event::Started(id, result))
+        });
+    }
+
+    fn note_of(&mut self, id: &ContainerId, reason: &str, message: &str) {
+        let event = DeviceEvent {
+            pod: Some(self.uid.clone()),
+            container: Some(id.name.clone()),
+            at: (self.clock)(),
+            warning: false,
+            reason: reason.to_owned(),
+            message: message.to_owned(),
+            count: 1,
+        };
+        self.enqueue(ReportItem::Event(event));
+    }
+
     fn carry_out(&mut self, effect: Effect) {
         let runtime = self.runtime.clone();
         match effect {
@@ -351,14 +405,26 @@ impl<R: Runtime, S: WorkloadStore> Owner<R, S> {
                 self.flight.launch(async move {
                     match prepare(&*runtime, &*store, uid, spec, &host, own.as_deref()).await {
                         Ok(ready) => Landed::Ready(ready),
-                        Err(message) => Landed::Happened(Event::Prepared(Err(message))),
+                        Err(problem) => Landed::Happened(Event::Prepared(Err(problem))),
                     }
                 });
             }
             Effect::Start(id, spec) => {
-                let host = self.host.borrow().clone();
-                let own = self.addresses.clone();
+                let want = ImageWanted { id: id.clone(), spec: spec.clone() };
+                if let Some(refusal) = want.container().and_then(|container| runtime.refuse(&spec, container)) {
+                    let refused = Landed::Happened(Event::Started(id, Err(StartProblem::Refused(refusal))));
+                    self.flight.launch(std::future::ready(refused));
+                    return;
+                }
+                let (host, own) = (self.host.borrow().clone(), self.addresses.clone());
                 self.flight.launch(async move {
+                    match runtime.image(want.clone()).await {
+                        Ok(ImageState::Pull) => return Landed::Pull(want),
+                        Ok(ImageState::Ready) => {}
+                        Err(problem) => {
+                            return Landed::Happened(Event::Started(id, Err(StartProblem::NoImage(problem))));
+                        }
+                    }
                     let result = start(&*runtime, id.clone(), spec, &host, own.as_deref()).await;
                     Landed::Happened(Event::Started(id, result))
                 });
@@ -411,7 +477,7 @@ async fn prepare<R: Runtime, S: WorkloadStore>(
     spec: Arc<EdgeDeployment>,
     host: &HostFacts,
     own: Option<&[String]>,
-) -> Result<PodReady, String> {
+) -> Result<PodReady, PlaceProblem> {
     let mut files = BTreeMap::new();
     for volume in &spec.volumes {
         let VolumeSource::Files(source) = &volume.source else { continue };
@@ -420,13 +486,20 @@ async fn prepare<R: Runtime, S: WorkloadStore>(
             let content = match &file.content {
                 Content::Inline(bytes) => bytes.as_slice().into(),
                 Content::Device(field) => host.field(field, own).into_bytes().into(),
-                Content::Blob(blob) => store.blob(blob.hash).await.map_err(|error| error.line())?,
+                Content::Blob(blob) => {
+                    store.blob(blob.hash).await.map_err(|error| PlaceProblem::volumes(error.line()))?
+                }
             };
             resolved.push(VolumeFile { path: file.path.clone(), mode: file.mode, content });
         }
         files.insert(volume.name.clone(), resolved);
     }
-    runtime.prepare(PodSetup { uid, spec, files }).await.map_err(|error: RuntimeError| error.line())
+    runtime.prepare(PodSetup { uid, spec, files }).await.map_err(|error| match error {
+        PrepareError::Volumes(error) => PlaceProblem::volumes(error.line()),
+        error @ PrepareError::Sandbox(_) => {
+            PlaceProblem { reason: "FailedCreatePodSandBox", message: error.to_string() }
+        }
+    })
 }
 
 async fn start<R: Runtime>(
@@ -439,9 +512,6 @@ async fn start<R: Runtime>(
     let Some((container, _)) = spec.all_containers().find(|(container, _)| container.name == id.name) else {
         return Err(StartProblem::NotCreated(format!("the pod has no container {}", id.name)));
     };
-    if let Some(Refusal { reason, message }) = runtime.refuse(&spec, container) {
-        return Err(StartProblem::Refused(Refusal { reason, message }));
-    }
     let expanded = expand_container(container, runtime.environment(&spec, &id), host, own);
     let start = ContainerStart {
         id,
@@ -452,6 +522,7 @@ async fn start<R: Runtime>(
     };
     runtime.start(start).await.map_err(|error| match error {
         StartError::NotCreated(error) => StartProblem::NotCreated(error.line()),
+        StartError::NoPlace(message) => StartProblem::NoPlace(message),
         StartError::NotStarted { code, message } => StartProblem::NotStarted { code, message },
     })
 }

@@ -102,6 +102,7 @@ mod tests {
             host_network: false,
             fs_group: None,
             supplemental_groups: vec![],
+            engine: None,
         };
         Deployment { hash: ContentHash::of(&hawser_wire::encode(&spec)), spec: Arc::new(spec) }
     }

@@ -13,6 +13,8 @@ use crate::desired::{Deployment, DesiredPod, DesiredWish};
 use crate::runtime::scripted::{Script, Scripted, ScriptedFailure};
 use hawser_wire::ContentHash;
 
+mod images;
+
 struct World {
     runtime: Scripted,
     store: Arc<MemoryStore>,
@@ -50,6 +52,7 @@ fn pod(name: &str) -> EdgeDeployment {
         termination_message_path: String::new(),
         termination_message_from_logs: false,
         interactive: None,
+        confinement: None,
     };
     EdgeDeployment {
         uid: uid(name),
@@ -65,6 +68,7 @@ fn pod(name: &str) -> EdgeDeployment {
         host_network: false,
         fs_group: None,
         supplemental_groups: vec![],
+        engine: None,
     }
 }
 

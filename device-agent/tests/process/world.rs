@@ -40,6 +40,7 @@ pub(crate) fn shell(script: &str) -> Container {
         termination_message_path: "/dev/termination-log".into(),
         termination_message_from_logs: false,
         interactive: None,
+        confinement: None,
     }
 }
 
@@ -58,6 +59,7 @@ pub(crate) fn pod(name: &str, policy: RestartPolicy, container: Container) -> Ed
         host_network: false,
         fs_group: None,
         supplemental_groups: vec![],
+        engine: None,
     }
 }
 

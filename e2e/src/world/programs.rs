@@ -125,7 +125,7 @@ impl World {
 
     fn agent_command(&self, number: usize) -> Command {
         let mut agent = command(Role::Agent);
-        agent.arg("run").arg("--state-dir").arg(&self.devices[number].state);
+        agent.args(["run", "--runtime", "process"]).arg("--state-dir").arg(&self.devices[number].state);
         agent
     }
 
@@ -166,7 +166,12 @@ impl World {
         let twin = Program::new(&format!("twin-{number}"), self.folder.path());
         let mut agent = command(Role::Agent);
         // The folder of secrets would be the same one, on one machine.
-        agent.arg("run").arg("--state-dir").arg(&state).arg("--secrets-dir").arg(state.join("secrets"));
+        agent
+            .args(["run", "--runtime", "process"])
+            .arg("--state-dir")
+            .arg(&state)
+            .arg("--secrets-dir")
+            .arg(state.join("secrets"));
         twin.start(agent)?;
         Ok(twin)
     }

@@ -256,6 +256,7 @@ fn deployment_of(pod: &Pod, content: u32) -> (EdgeDeployment, Object) {
         host_network: false,
         fs_group: None,
         supplemental_groups: Vec::new(),
+        engine: None,
     };
     (deployment, blob)
 }
@@ -276,5 +277,6 @@ fn container(name: &str, image: u32) -> Container {
         termination_message_path: String::new(),
         termination_message_from_logs: false,
         interactive: None,
+        confinement: None,
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use device_agent::runtime::{ContainerId, Exit, ExitCause, Found, FoundState, Signal};
+use device_agent::runtime::{ContainerId, Exit, ExitCause, Found, FoundState, Handle, Signal};
 
 use hawser_wire::PodUid;
 
@@ -117,7 +117,7 @@ impl Containers {
                 }
                 None => FoundState::Running { started_ago: Duration::from_millis(now - process.since) },
             };
-            Found { id: id.clone(), image: Some(process.image.clone()), state }
+            Found { id: id.clone(), image: Some(process.image.clone()), handle: Handle::default(), state }
         };
         self.processes.iter().map(found).collect()
     }

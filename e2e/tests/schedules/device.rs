@@ -11,7 +11,7 @@ use device_agent::ledger::{Change, ClockRecord, Recovered, Urgency};
 use device_agent::link::session::Credentials;
 use device_agent::link::{Brain, BrainConfig, Input, Moment, Note, Output};
 use device_agent::runtime::{ContainerId, Found, PodReady, Started};
-use device_agent::workloads::lifecycle::{Effect, Event, Lifecycle, Resync};
+use device_agent::workloads::lifecycle::{Effect, Event, Lifecycle, PlaceProblem, Resync};
 use device_agent::workloads::plan::{Order, plan};
 use hawser_wire::report::{DeviceEvent, NodeFacts, ReportItem, Resource, WorkloadReport};
 use hawser_wire::{BootId, Channel, DeviceTime, PodUid};
@@ -508,7 +508,7 @@ impl World {
                 Effect::Prepare(spec) => {
                     let lacking = spec.blobs().find(|blob| !self.disk.memory.objects.contains_key(&blob.hash));
                     let result = match lacking {
-                        Some(blob) => Err(format!("object {} is not in the ledger", blob.hash)),
+                        Some(blob) => Err(PlaceProblem::volumes(format!("object {} is not in the ledger", blob.hash))),
                         None => Ok(PodReady::default()),
                     };
                     self.later(life, uid, Event::Prepared(result), 30);

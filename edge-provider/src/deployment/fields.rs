@@ -53,6 +53,7 @@ const SCHEDULER: Verdict = Unconcerned("the control plane has acted on it before
 const PROBE: Verdict = Refused("a device does not run probes yet");
 const NETWORK: &str = "a device has its own network and resolver";
 const SANDBOX: &str = "a device does not confine processes in this way yet";
+const PROFILES: &str = "a device has no profiles of its own";
 const STORAGE: Verdict = Refused("a device cannot mount this kind of volume");
 
 pub(crate) const POD_SPEC: &[(&str, Verdict)] = &[
@@ -72,7 +73,7 @@ pub(crate) const POD_SPEC: &[(&str, Verdict)] = &[
     ("hostUsers", Only(&[Bool(true)], SANDBOX)),
     ("hostname", Mapped),
     ("hostnameOverride", Refused("a device does not rename the host of a workload in this way yet")),
-    ("imagePullSecrets", Unconcerned("the process runtime pulls no images")),
+    ("imagePullSecrets", Mapped),
     ("initContainers", Table(INIT_CONTAINER)),
     ("nodeName", Mapped),
     ("nodeSelector", SCHEDULER),
@@ -169,11 +170,11 @@ pub(crate) const RESOURCE_SELECTOR: &[(&str, Verdict)] =
 
 pub(crate) const PORT: &[(&str, Verdict)] = &[
     ("containerPort", Unconcerned("it informs people; nothing is opened or closed by it")),
-    ("hostIP", Refused("a device does not map ports yet")),
-    // Equal to containerPort it asks for what the host's network gives anyway; translation checks that.
+    ("hostIP", Mapped),
     ("hostPort", Mapped),
     ("name", Unconcerned("it names the port for services and probes")),
-    ("protocol", Unconcerned("it informs people; nothing is opened or closed by it")),
+    // Only a port of the host makes it more than information.
+    ("protocol", Mapped),
 ];
 
 pub(crate) const RESOURCES: &[(&str, Verdict)] = &[
@@ -183,20 +184,23 @@ pub(crate) const RESOURCES: &[(&str, Verdict)] = &[
     ("requests", Mapped),
 ];
 
+/// What depends on the runtime is mapped, and refused by the device if its runtime cannot do it.
 pub(crate) const SECURITY: &[(&str, Verdict)] = &[
-    ("allowPrivilegeEscalation", Only(&[Bool(true)], SANDBOX)),
+    ("allowPrivilegeEscalation", Mapped),
     ("appArmorProfile", Only(&[Type("Unconfined")], SANDBOX)),
-    ("capabilities", Refused(SANDBOX)),
-    ("privileged", Only(&[Bool(false)], "a device does not run privileged workloads yet")),
+    ("capabilities", Table(CAPABILITIES)),
+    ("privileged", Mapped),
     ("procMount", Only(&[Text("Default")], SANDBOX)),
-    ("readOnlyRootFilesystem", Only(&[Bool(false)], SANDBOX)),
+    ("readOnlyRootFilesystem", Mapped),
     ("runAsGroup", Mapped),
     ("runAsNonRoot", Mapped),
     ("runAsUser", Mapped),
     ("seLinuxOptions", Refused(SANDBOX)),
-    ("seccompProfile", Only(&[Type("Unconfined")], SANDBOX)),
+    ("seccompProfile", Only(&[Type("Unconfined"), Type("RuntimeDefault")], PROFILES)),
     ("windowsOptions", Refused("a device runs Linux")),
 ];
+
+pub(crate) const CAPABILITIES: &[(&str, Verdict)] = &[("add", Mapped), ("drop", Mapped)];
 
 pub(crate) const POD_SECURITY: &[(&str, Verdict)] = &[
     ("appArmorProfile", Only(&[Type("Unconfined")], SANDBOX)),
@@ -207,7 +211,7 @@ pub(crate) const POD_SECURITY: &[(&str, Verdict)] = &[
     ("runAsUser", Mapped),
     ("seLinuxChangePolicy", Unconcerned("there are no SELinux options to apply")),
     ("seLinuxOptions", Refused(SANDBOX)),
-    ("seccompProfile", Only(&[Type("Unconfined")], SANDBOX)),
+    ("seccompProfile", Only(&[Type("Unconfined"), Type("RuntimeDefault")], PROFILES)),
     ("supplementalGroups", Mapped),
     ("supplementalGroupsPolicy", Only(&[Text("Merge")], SANDBOX)),
     ("sysctls", Refused("a device does not change kernel parameters for workloads")),
@@ -406,6 +410,7 @@ mod tests {
         covers::<v1::ResourceRequirements>(RESOURCES);
         covers::<v1::SecurityContext>(SECURITY);
         covers::<v1::PodSecurityContext>(POD_SECURITY);
+        covers::<v1::Capabilities>(CAPABILITIES);
         covers::<v1::VolumeMount>(MOUNT);
         covers::<v1::Volume>(VOLUME);
         covers::<v1::EmptyDirVolumeSource>(EMPTY_DIR);
@@ -474,10 +479,6 @@ mod tests {
                 "spec.volumes[0].configMap.items[0].somethingNew".to_owned(),
             ),
             (
-                json!({"containers": [{"ports": [{"hostIP": "127.0.0.1"}]}]}),
-                "spec.containers[0].ports[0].hostIP".to_owned(),
-            ),
-            (
                 json!({"containers": [{"resources": {"limits": {"cpu": "1", "example.com/gpu": "1"}}}]}),
                 "spec.containers[0].resources.limits.example.com/gpu".to_owned(),
             ),
@@ -504,14 +505,10 @@ mod tests {
             ),
         ];
         for (field, value) in [
-            ("allowPrivilegeEscalation", json!(false)),
             ("appArmorProfile", json!({"type": "RuntimeDefault"})),
-            ("capabilities", json!({"drop": ["ALL"]})),
-            ("privileged", json!(true)),
             ("procMount", json!("Unmasked")),
-            ("readOnlyRootFilesystem", json!(true)),
             ("seLinuxOptions", json!({})),
-            ("seccompProfile", json!({"type": "RuntimeDefault"})),
+            ("seccompProfile", json!({"type": "Localhost"})),
             ("windowsOptions", json!({})),
         ] {
             cases.push((

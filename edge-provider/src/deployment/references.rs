@@ -7,6 +7,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{ConfigMap, Container, PodSpec, Secret, Volume};
 
 use super::Object;
+use super::translate::pull_secrets;
 
 /// How long a token is asked to live when the pod does not say.
 const TOKEN_SECONDS: i64 = 3600;
@@ -101,6 +102,7 @@ pub(crate) fn wanted(spec: &PodSpec) -> Wanted {
     for volume in mounted_volumes(spec) {
         want_volume(volume, &mut wanted);
     }
+    wanted.secrets.extend(pull_secrets(spec).map(str::to_owned));
     wanted
 }
 
@@ -150,6 +152,7 @@ mod tests {
     #[test]
     fn everything_a_pod_refers_to_is_found_once() {
         let spec: PodSpec = serde_json::from_value(json!({
+            "imagePullSecrets": [{"name": "registry"}, {}],
             "initContainers": [{"name": "init", "envFrom": [
                 {"configMapRef": {"name": "a"}}, {"secretRef": {"name": "s"}}]}],
             "containers": [{"name": "main",
@@ -174,7 +177,7 @@ mod tests {
             wanted(&spec),
             Wanted {
                 config_maps: names(&["a", "b", "c", "d"]),
-                secrets: names(&["s", "t", "u"]),
+                secrets: names(&["registry", "s", "t", "u"]),
                 tokens: [TokenWanted::new(None, None), TokenWanted::new(Some("vault"), Some(600))].into(),
             }
         );

@@ -4,8 +4,11 @@
 //! people and tools look for them.
 
 mod downward;
+mod engine;
 mod environment;
 mod volumes;
+
+pub(crate) use self::engine::pull_secrets;
 
 use std::collections::BTreeMap;
 
@@ -75,6 +78,10 @@ pub(crate) fn translate(pod: &Subject<'_>, fetched: &Fetched) -> Result<Translat
         problems.pod(problem);
         PodSettings::default()
     });
+    let engine = engine::engine(spec, fetched).unwrap_or_else(|problem| {
+        problems.pod(problem);
+        None
+    });
     problems.verdict()?;
     let deployment = EdgeDeployment {
         uid: pod.uid.clone(),
@@ -94,8 +101,10 @@ pub(crate) fn translate(pod: &Subject<'_>, fetched: &Fetched) -> Result<Translat
         host_network: host_network(spec),
         fs_group: settings.fs_group,
         supplemental_groups: settings.supplemental_groups,
+        engine,
     };
-    Ok(Translation { deployment, blobs, notices: notices(spec) })
+    let notices = notices(spec).chain(engine::missing_pull_secrets(spec, fetched)).collect();
+    Ok(Translation { deployment, blobs, notices })
 }
 
 /// What went wrong anywhere in the pod.
@@ -164,7 +173,6 @@ fn places(spec: &PodSpec) -> impl Iterator<Item = Place<'_>> {
 
 fn container(pod: &Subject<'_>, place: &Place<'_>, fetched: &Fetched) -> Translated<Container> {
     let Place { path, container, init } = place;
-    check_ports(pod.spec, place)?;
     Ok(Container {
         name: container.name.clone(),
         image: container.image.clone().unwrap_or_default(),
@@ -183,6 +191,7 @@ fn container(pod: &Subject<'_>, place: &Place<'_>, fetched: &Fetched) -> Transla
         termination_message_from_logs: container.termination_message_policy.as_deref() == Some("FallbackToLogsOnError"),
         env: environment::environment(pod, place, fetched)?,
         interactive: interactive(container),
+        confinement: engine::confinement(pod.spec, place),
     })
 }
 
@@ -199,20 +208,6 @@ fn pull_policy(container: &v1::Container) -> PullPolicy {
         Some("Never") => PullPolicy::Never,
         _ => PullPolicy::IfNotPresent,
     }
-}
-
-/// A port of the host that is the container's own is what the host's network gives anyway.
-fn check_ports(spec: &PodSpec, place: &Place<'_>) -> Translated<()> {
-    for (at, port) in place.container.ports.iter().flatten().enumerate() {
-        let mapped = port.host_port.filter(|host| *host != 0);
-        if mapped.is_some_and(|host| !host_network(spec) || host != port.container_port) {
-            return Err(Problem::Refused(format!(
-                "{}.ports[{at}].hostPort: a device does not map ports yet; use hostNetwork and the same containerPort",
-                place.path
-            )));
-        }
-    }
-    Ok(())
 }
 
 fn mounts(spec: &PodSpec, place: &Place<'_>) -> Translated<Vec<Mount>> {
@@ -323,17 +318,15 @@ fn hostname(pod: &Subject<'_>) -> Option<String> {
     Some(if end == name.len() { name } else { name[..end].trim_end_matches(['-', '.']) }.to_owned())
 }
 
-fn notices(spec: &PodSpec) -> Vec<Notice> {
+fn notices(spec: &PodSpec) -> impl Iterator<Item = Notice> {
     let ephemeral = spec.ephemeral_containers.iter().flatten();
-    ephemeral
-        .map(|container| Notice {
+    ephemeral.map(|container| Notice {
             reason: "UnsupportedField".to_owned(),
             message: format!(
                 "spec.ephemeralContainers: `{}` is not started, a device does not run ephemeral containers yet; the pod goes on without it",
                 container.name
             ),
         })
-        .collect()
 }
 
 fn clamp(seconds: i64) -> u32 {

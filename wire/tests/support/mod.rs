@@ -64,7 +64,7 @@ pub(crate) fn deployment() -> impl Strategy<Value = EdgeDeployment> {
     (
         (uid(), text(), text(), restart_policy(), any::<u32>(), of(any::<u64>())),
         (vec(container(), 0..3), vec(container(), 0..3), vec(volume(), 0..3)),
-        (of(text()), any::<bool>(), of(any::<u32>()), vec(any::<u32>(), 0..3)),
+        (of(text()), any::<bool>(), of(any::<u32>()), vec(any::<u32>(), 0..3), of(engine())),
     )
         .prop_map(|(head, (init_containers, containers, volumes), tail)| EdgeDeployment {
             uid: head.0,
@@ -80,7 +80,35 @@ pub(crate) fn deployment() -> impl Strategy<Value = EdgeDeployment> {
             host_network: tail.1,
             fs_group: tail.2,
             supplemental_groups: tail.3,
+            engine: tail.4,
         })
+}
+
+fn engine() -> impl Strategy<Value = Engine> {
+    let login = (text(), text(), text()).prop_map(|(registry, username, password)| RegistryLogin {
+        registry,
+        username,
+        password,
+    });
+    let protocol = prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp), Just(Protocol::Sctp)];
+    let port = (any::<u16>(), any::<u16>(), protocol, of(text())).prop_map(|(host, pod, protocol, address)| HostPort {
+        host,
+        pod,
+        protocol,
+        address,
+    });
+    (vec(login, 0..3), vec(port, 0..3)).prop_map(|(logins, host_ports)| Engine { logins, host_ports })
+}
+
+fn confinement() -> impl Strategy<Value = Confinement> {
+    (any::<[bool; 4]>(), vec(text(), 0..3), vec(text(), 0..3)).prop_map(|(flags, add, drop)| Confinement {
+        privileged: flags[0],
+        read_only_root: flags[1],
+        no_new_privileges: flags[2],
+        add_capabilities: add,
+        drop_capabilities: drop,
+        seccomp: flags[3],
+    })
 }
 
 fn restart_policy() -> impl Strategy<Value = RestartPolicy> {
@@ -98,9 +126,12 @@ fn container() -> impl Strategy<Value = Container> {
     let user = (of(any::<u32>()), any::<bool>()).prop_map(|(uid, non_root)| User { uid, gid: uid, non_root });
     (
         (text(), text(), pull, vec(text(), 0..3), vec(text(), 0..3), of(text())),
-        (vec(env, 0..4), vec(mount, 0..3), resources, any::<bool>(), user, text(), any::<bool>(), of(interactive)),
+        (
+            (vec(env, 0..4), vec(mount, 0..3), resources, any::<bool>(), user, text(), any::<bool>()),
+            (of(interactive), of(confinement())),
+        ),
     )
-        .prop_map(|(head, tail)| Container {
+        .prop_map(|(head, (tail, more))| Container {
             name: head.0,
             image: head.1,
             pull_policy: head.2,
@@ -114,7 +145,8 @@ fn container() -> impl Strategy<Value = Container> {
             user: tail.4,
             termination_message_path: tail.5,
             termination_message_from_logs: tail.6,
-            interactive: tail.7,
+            interactive: more.0,
+            confinement: more.1,
         })
 }
 

@@ -66,6 +66,15 @@ pub struct ContainerConfig {
     /// The log, below the sandbox's directory of logs.
     #[prost(string, tag = "11")]
     pub log_path: String,
+    /// Whether it has a stdin.
+    #[prost(bool, tag = "12")]
+    pub stdin: bool,
+    /// Whether that ends when the first client that had it goes.
+    #[prost(bool, tag = "13")]
+    pub stdin_once: bool,
+    /// Whether its streams are a terminal.
+    #[prost(bool, tag = "14")]
+    pub tty: bool,
     /// What concerns Linux.
     #[prost(message, optional, tag = "15")]
     pub linux: Option<LinuxContainerConfig>,
@@ -151,6 +160,9 @@ pub struct LinuxContainerSecurityContext {
     /// Whether programs with the set-user-id bit gain nothing.
     #[prost(bool, tag = "11")]
     pub no_new_privs: bool,
+    /// The user by name, when it has no number.
+    #[prost(string, tag = "6")]
+    pub run_as_username: String,
     /// The group.
     #[prost(message, optional, tag = "12")]
     pub run_as_group: Option<Int64Value>,

@@ -34,7 +34,37 @@ pub(super) fn refuse(pod: &EdgeDeployment, container: &Container, own: u32) -> R
         );
         return refusal("CreateContainerConfigError", message);
     }
+    refuse_engine_matters(pod, container)?;
     refuse_mounts(container).map_err(|message| Refusal { reason: "CreateContainerConfigError".to_owned(), message })
+}
+
+/// What takes a container engine.
+fn refuse_engine_matters(pod: &EdgeDeployment, container: &Container) -> Result<(), Refusal> {
+    let asked = container.confinement.clone().unwrap_or_default();
+    let ports = pod.engine.as_ref().map_or(&[][..], |engine| &engine.host_ports);
+    // On the device's own network a port is the device's port anyway.
+    let mapped = ports.iter().any(|port| !pod.host_network || port.host != port.pod);
+    let fields = [
+        (asked.privileged, "securityContext.privileged"),
+        (asked.read_only_root, "securityContext.readOnlyRootFilesystem"),
+        (asked.no_new_privileges, "securityContext.allowPrivilegeEscalation: false"),
+        (!asked.add_capabilities.is_empty(), "securityContext.capabilities.add"),
+        (!asked.drop_capabilities.is_empty(), "securityContext.capabilities.drop"),
+        (asked.seccomp, "securityContext.seccompProfile"),
+        (mapped, "ports.hostPort without hostNetwork"),
+    ];
+    let asked: Vec<&str> = fields.into_iter().filter(|(asked, _)| *asked).map(|(_, field)| field).collect();
+    if asked.is_empty() {
+        return Ok(());
+    }
+    Err(Refusal {
+        reason: "UnsupportedField".to_owned(),
+        message: format!(
+            "{}: the process runtime runs programs of the host and cannot do this: leave it out, or run the pod on a \
+             device with a container engine",
+            asked.join(", ")
+        ),
+    })
 }
 
 fn refuse_mounts(container: &Container) -> Result<(), String> {

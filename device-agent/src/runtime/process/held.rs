@@ -15,7 +15,7 @@ use tokio::io::unix::AsyncFd;
 use super::beneath::is_name;
 use super::place::{Naming, Places, WORK};
 use super::{CONTAINER_ID, Process, WORKLOAD_DIR};
-use crate::runtime::{ContainerId, Exit, ExitCause, Found, FoundState, RuntimeError};
+use crate::runtime::{ContainerId, Exit, ExitCause, Found, FoundState, Handle, RuntimeError};
 use crate::shim::files::{self, EXIT, ExitFile, LOCK, STATE, StateFile};
 use crate::shim::identity::{Identity, since_boot};
 use crate::shim::sweep_left;
@@ -153,7 +153,7 @@ fn find(places: &Places, id: ContainerId, boot: &str) -> Option<Found> {
             FoundState::Ended(exit.exit(boot))
         }
     };
-    Some(Found { id, image, state })
+    Some(Found { id, image, handle: Handle::default(), state })
 }
 
 /// Resolves when the container has ended.

@@ -32,7 +32,7 @@ use super::volumes::write_files;
 use crate::runtime::{ContainerId, ContainerStart, PodSetup, RuntimeError};
 
 /// Names the operation that failed.
-pub(super) trait Naming<T> {
+pub(in crate::runtime) trait Naming<T> {
     /// `operation` says what was tried, with its object.
     fn naming(self, operation: impl FnOnce() -> String) -> Result<T, RuntimeError>;
 }
@@ -48,17 +48,17 @@ pub(super) const WORK: &str = "work";
 
 /// The two roots.
 #[derive(Debug, Clone)]
-pub(super) struct Places {
-    pub(super) root: PathBuf,
-    pub(super) secrets: PathBuf,
+pub(in crate::runtime) struct Places {
+    pub(in crate::runtime) root: PathBuf,
+    pub(in crate::runtime) secrets: PathBuf,
 }
 
 impl Places {
-    pub(super) fn pod(&self, uid: &PodUid) -> PathBuf {
+    pub(in crate::runtime) fn pod(&self, uid: &PodUid) -> PathBuf {
         self.root.join(uid.as_str())
     }
 
-    pub(super) fn secret_pod(&self, uid: &PodUid) -> PathBuf {
+    pub(in crate::runtime) fn secret_pod(&self, uid: &PodUid) -> PathBuf {
         self.secrets.join(uid.as_str())
     }
 
@@ -70,11 +70,11 @@ impl Places {
         self.container(&id.pod, &id.name).join(WORK)
     }
 
-    pub(super) fn attempt(&self, id: &ContainerId) -> PathBuf {
+    pub(in crate::runtime) fn attempt(&self, id: &ContainerId) -> PathBuf {
         self.container(&id.pod, &id.name).join(id.attempt.to_string())
     }
 
-    pub(super) fn log(&self, id: &ContainerId) -> PathBuf {
+    pub(in crate::runtime) fn log(&self, id: &ContainerId) -> PathBuf {
         self.pod(&id.pod).join("logs").join(&id.name).join(format!("{}.log", id.attempt))
     }
 
@@ -91,7 +91,7 @@ impl Places {
     }
 
     /// Makes the pod's directories and brings its volumes up to date.
-    pub(super) fn prepare(&self, pod: &PodSetup) -> Result<(), RuntimeError> {
+    pub(in crate::runtime) fn prepare(&self, pod: &PodSetup) -> Result<(), RuntimeError> {
         let (uid, spec) = (&pod.uid, &*pod.spec);
         make_root(&self.root).naming(|| format!("make {}", self.root.display()))?;
         let place = self.pod(uid);
@@ -177,7 +177,11 @@ impl Places {
     }
 
     /// Makes a container's own directory: mounts appear in it as links, the termination file is there and empty.
-    pub(super) fn prepare_work(&self, start: &ContainerStart, container: &Container) -> Result<PathBuf, RuntimeError> {
+    pub(in crate::runtime) fn prepare_work(
+        &self,
+        start: &ContainerStart,
+        container: &Container,
+    ) -> Result<PathBuf, RuntimeError> {
         let work = self.work(&start.id);
         let naming = || format!("make {}", work.display());
         make(&self.container(&start.id.pod, &start.id.name), 0o711).naming(naming)?;
@@ -199,7 +203,12 @@ impl Places {
         Ok(work)
     }
 
-    fn mount_source(&self, uid: &PodUid, volume: &Volume, sub_path: Option<&str>) -> io::Result<PathBuf> {
+    pub(in crate::runtime) fn mount_source(
+        &self,
+        uid: &PodUid,
+        volume: &Volume,
+        sub_path: Option<&str>,
+    ) -> io::Result<PathBuf> {
         let path = self.volume(uid, volume);
         let Some(sub_path) = sub_path.filter(|sub_path| !sub_path.is_empty()) else { return Ok(path) };
         let names = names(sub_path)?;
@@ -237,7 +246,7 @@ fn make_termination(root: &Beneath, container: &Container) -> io::Result<()> {
 }
 
 /// Makes a directory, or gives the one that is there this mode. For directories that nobody else may change.
-pub(super) fn make(path: &Path, mode: u32) -> io::Result<()> {
+pub(in crate::runtime) fn make(path: &Path, mode: u32) -> io::Result<()> {
     match fs::create_dir(path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}

@@ -27,7 +27,7 @@ struct Open {
 }
 
 /// Removes a tree, a file or a link. One that is not there is removed already.
-pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
+pub(in crate::runtime) fn remove_tree(path: &Path) -> io::Result<()> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::ErrorKind::InvalidInput.into());
     };

@@ -156,6 +156,18 @@ impl Lifecycle {
         if container.is_alive() || !container.wants_start(policy) {
             return;
         }
+        if let Activity::NoImage { reason, since, retry, announced, .. } = &mut container.activity
+            && now < *retry
+        {
+            let words = since.saturating_add(SHOW_PULL_ERROR);
+            if reason == "ErrImagePull" && !*announced && now >= words {
+                *announced = true;
+                let message = format!("Back-off pulling image \"{}\"", container.image);
+                out.event(Some(&container.name), false, "BackOff", &message);
+            }
+            let wake = if now < words { words.min(*retry) } else { *retry };
+            return self.wake_at(wake);
+        }
         if let Activity::Blocked { retry, .. } = &container.activity {
             match *retry {
                 Some(retry) if now >= retry => {}
@@ -191,6 +203,7 @@ impl Lifecycle {
             container.last = Some(exit);
             let attempt = container.attempt.map_or(0, |attempt| attempt.saturating_add(1));
             container.attempt = Some(attempt);
+            container.handle.container.clear();
             if let Some(old) = attempt.checked_sub(2) {
                 out.push(Effect::Remove(out.id(&container.name, old)));
             }

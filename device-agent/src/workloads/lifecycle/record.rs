@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::runtime::{Exit, ExitCause};
+use crate::runtime::{Exit, ExitCause, Handle};
 
 /// The first byte of an encoded record. A later version that cannot be read by this one has another.
 const VERSION: u8 = 1;
@@ -75,6 +75,9 @@ pub(super) struct Container {
     pub(super) image: String,
     /// The newest attempt that was decided on; it is saved before it is acted on.
     pub(super) attempt: Option<u32>,
+    /// What the runtime calls the newest attempt that it has made.
+    #[serde(default)]
+    pub(super) handle: Handle,
     /// When the newest attempt was started.
     pub(super) since: Option<u64>,
     /// How the newest attempt ended.
@@ -105,6 +108,8 @@ pub(super) enum Activity {
     BackOff { until: u64, delay: u64, announced: bool },
     /// There is no container for its attempt; `retry` is when to try again, never if it was refused.
     Blocked { reason: String, message: String, retry: Option<u64> },
+    /// There is no image for its attempt; it is looked for again at `retry`.
+    NoImage { reason: String, message: String, since: u64, retry: u64, announced: bool },
     /// Start was asked for.
     Starting,
     /// It runs.
@@ -117,6 +122,9 @@ pub(super) enum Activity {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Ended {
     pub(super) attempt: u32,
+    /// What the runtime called it; empty: by its attempt.
+    #[serde(default)]
+    pub(super) container: String,
     pub(super) code: i32,
     pub(super) signal: Option<i32>,
     pub(super) cause: ExitCause,
@@ -165,6 +173,7 @@ impl Container {
             role,
             image: String::new(),
             attempt: None,
+            handle: Handle::default(),
             since: None,
             exit: None,
             last: None,
@@ -205,12 +214,14 @@ impl Container {
     /// The newest attempt has ended.
     pub(super) fn end(&mut self, now: u64, exit: Exit) {
         let finished_at = match (exit.ago, exit.ran, self.since) {
-            (Some(ago), ..) => now.saturating_sub(millis(ago)),
+            // The runtime's clock may have been set meanwhile; nothing ends before it began.
+            (Some(ago), ..) => now.saturating_sub(millis(ago)).max(self.since.unwrap_or(0)).min(now),
             (None, Some(ran), Some(since)) => now.min(since + millis(ran)),
             _ => now,
         };
         self.exit = Some(Ended {
             attempt: self.attempt.unwrap_or(0),
+            container: self.handle.container.clone(),
             code: exit.code,
             signal: exit.signal,
             cause: exit.cause,

@@ -90,8 +90,13 @@ impl Lifecycle {
             started: Some(running),
             restart_count: made.unwrap_or(0),
             image: container.image.clone(),
-            image_id: String::new(),
-            container_id: made.map(|attempt| self.container_uri(&container.name, attempt)),
+            image_id: container.handle.image.clone(),
+            container_id: made.map(|attempt| {
+                let newest = container.attempt == Some(attempt);
+                let older = container.last.as_ref().map(|last| last.container.as_str()).unwrap_or_default();
+                let handle = if newest { container.handle.container.as_str() } else { older };
+                self.container_uri(&container.name, attempt, handle)
+            }),
             state,
             last: last.map(|ended| self.terminated(container, ended)),
         }
@@ -114,6 +119,16 @@ impl Lifecycle {
                     self.full_name()
                 );
                 (waiting("CrashLoopBackOff", Some(message)), Some(exit))
+            }
+            (Activity::NoImage { reason, message, announced, .. }, exit) => {
+                let state = match announced {
+                    true => {
+                        let message = format!("Back-off pulling image \"{}\": {message}", container.image);
+                        waiting("ImagePullBackOff", Some(message))
+                    }
+                    false => waiting(reason, Some(message.clone())),
+                };
+                (state, exit.as_ref().or(last))
             }
             (Activity::Blocked { reason, message, .. }, exit) => {
                 (waiting(reason, Some(message.clone())), exit.as_ref().or(last))
@@ -149,12 +164,15 @@ impl Lifecycle {
             message: ended.message.clone(),
             started: ended.started_at.map(DeviceTime),
             finished: Some(DeviceTime(ended.finished_at)),
-            container_id: Some(self.container_uri(&container.name, ended.attempt)),
+            container_id: Some(self.container_uri(&container.name, ended.attempt, &ended.container)),
         }
     }
 
-    fn container_uri(&self, name: &str, attempt: u32) -> String {
-        format!("{}://{}-{name}-{attempt}", self.scheme, self.uid)
+    fn container_uri(&self, name: &str, attempt: u32, handle: &str) -> String {
+        match handle {
+            "" => format!("{}://{}-{name}-{attempt}", self.scheme, self.uid),
+            handle => format!("{}://{handle}", self.scheme),
+        }
     }
 
     fn addresses(&self) -> &[String] {

@@ -5,6 +5,9 @@ use hawser_wire::deployment::{Container as Described, PullPolicy, Resources, Use
 use hawser_wire::report::{ContainerState, Phase};
 
 use super::*;
+use crate::runtime::Handle;
+
+mod images;
 
 pub(super) fn uid() -> PodUid {
     PodUid::new("u").unwrap()
@@ -26,6 +29,7 @@ pub(super) fn container(name: &str) -> Described {
         termination_message_path: "/dev/termination-log".into(),
         termination_message_from_logs: false,
         interactive: None,
+        confinement: None,
     }
 }
 
@@ -48,6 +52,7 @@ pub(super) fn pod(policy: RestartPolicy, init: Vec<Described>, containers: Vec<D
         host_network: false,
         fs_group: None,
         supplemental_groups: vec![],
+        engine: None,
     }
 }
 
@@ -114,12 +119,16 @@ impl Sim {
         match effect {
             Effect::Prepare(_) => {
                 self.log.push("prepare".into());
-                Some(Event::Prepared(self.prepare_problem.clone().map_or(Ok(PodReady::default()), Err)))
+                Some(Event::Prepared(
+                    self.prepare_problem
+                        .clone()
+                        .map_or(Ok(PodReady::default()), |problem| Err(PlaceProblem::volumes(problem))),
+                ))
             }
             Effect::Start(id, _) => {
                 self.log.push(format!("start {}", short(&id)));
-                let result =
-                    self.start_problem.clone().map_or(Ok(Started { not_enforced: self.not_enforced.clone() }), Err);
+                let started = Started { not_enforced: self.not_enforced.clone(), ..Started::default() };
+                let result = self.start_problem.clone().map_or(Ok(started), Err);
                 if result.is_ok() {
                     self.running.push(id.clone());
                 }
@@ -207,11 +216,16 @@ fn id(name: &str, attempt: u32) -> ContainerId {
 }
 
 fn still_running(name: &str, attempt: u32) -> Found {
-    Found { id: id(name, attempt), image: None, state: FoundState::Running { started_ago: Duration::from_secs(5) } }
+    Found {
+        id: id(name, attempt),
+        image: None,
+        handle: Handle::default(),
+        state: FoundState::Running { started_ago: Duration::from_secs(5) },
+    }
 }
 
 fn has_ended(name: &str, attempt: u32, exit: Exit) -> Found {
-    Found { id: id(name, attempt), image: None, state: FoundState::Ended(exit) }
+    Found { id: id(name, attempt), image: None, handle: Handle::default(), state: FoundState::Ended(exit) }
 }
 
 #[test]
@@ -735,7 +749,7 @@ mod faults {
             let found = self
                 .containers
                 .iter()
-                .map(|(id, exit)| Found { id: id.clone(), image: None, state: state(exit) })
+                .map(|(id, exit)| Found { id: id.clone(), image: None, handle: Handle::default(), state: state(exit) })
                 .collect();
             self.tell(Event::Inventory { epoch: format!("boot-{}", self.boot), found });
             self.tell(Event::Order(Order::Run(deployment(&self.spec))));
@@ -769,7 +783,9 @@ mod faults {
 
         fn carry_out(&mut self, effect: Effect) -> Option<Event> {
             match effect {
-                Effect::Prepare(_) if self.places_fail => Some(Event::Prepared(Err("full".into()))),
+                Effect::Prepare(_) if self.places_fail => {
+                    Some(Event::Prepared(Err(PlaceProblem::volumes("full".into()))))
+                }
                 Effect::Prepare(_) => Some(Event::Prepared(Ok(PodReady::default()))),
                 Effect::Start(id, _) if self.starts_fail => {
                     Some(Event::Started(id, Err(StartProblem::NotCreated("full".into()))))

@@ -11,6 +11,8 @@ use serde_json::{Value, json};
 use super::super::references::{Contents, Fetched, Found, TokenWanted, wanted};
 use super::*;
 
+mod engine;
+
 /// Big enough to travel as a blob.
 const BIG: usize = hawser_wire::deployment::MAX_INLINE + 1;
 
@@ -351,22 +353,6 @@ fn root_that_must_not_be_root_waits_as_with_a_kubelet() {
 }
 
 #[test]
-fn ports_of_the_host_are_for_the_hosts_network() {
-    let port = |port: Value, host_network: bool| {
-        let mut spec = with(json!({"ports": [{"containerPort": 1}, port]}));
-        spec["hostNetwork"] = json!(host_network);
-        spec
-    };
-    assert!(run(port(json!({"containerPort": 80, "hostPort": 80}), true)).is_ok());
-    assert!(run(port(json!({"containerPort": 80, "hostPort": 0}), false)).is_ok());
-    for (value, host_network) in
-        [(json!({"containerPort": 80, "hostPort": 80}), false), (json!({"containerPort": 80, "hostPort": 81}), true)]
-    {
-        assert!(refusal(port(value, host_network)).starts_with("spec.containers[0].ports[1].hostPort: "));
-    }
-}
-
-#[test]
 fn files_come_from_keys() {
     let all = files(json!({"configMap": {"name": "settings"}}));
     assert!(!all.secret);
@@ -616,14 +602,14 @@ fn disturb(value: &mut Value, at: &mut usize, with: &Value) {
 fn everything() -> Value {
     json!({
         "restartPolicy": "Never", "terminationGracePeriodSeconds": 3, "activeDeadlineSeconds": 9, "hostname": "h",
-        "hostNetwork": false, "nodeName": "pi", "serviceAccountName": "robot",
+        "hostNetwork": false, "nodeName": "pi", "imagePullSecrets": [{"name": "keys"}], "serviceAccountName": "robot",
         "securityContext": {"runAsUser": 1, "runAsGroup": 2, "runAsNonRoot": true, "fsGroup": 3, "supplementalGroups": [4]},
         "initContainers": [{"name": "init", "restartPolicy": "Always"}],
         "containers": [{
             "name": "main", "image": "host", "command": ["c"], "args": ["a"], "workingDir": "/w",
-            "ports": [{"containerPort": 80, "hostPort": 0}],
+            "ports": [{"containerPort": 80, "hostPort": 80, "protocol": "UDP", "hostIP": "192.0.2.1"}],
             "resources": {"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1", "memory": "1"}},
-            "securityContext": {"runAsUser": 1},
+            "securityContext": {"runAsUser": 1, "privileged": true, "capabilities": {"add": ["A"], "drop": ["B"]}},
             "envFrom": [{"prefix": "p", "configMapRef": {"name": "settings", "optional": false}},
                 {"secretRef": {"name": "texts", "optional": true}}],
             "env": [{"name": "A", "value": "x"},

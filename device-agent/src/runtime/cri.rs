@@ -1,0 +1,484 @@
+//! The `cri` runtime: a container engine on the device runs the pods, through the Container Runtime Interface.
+//!
+//! What a pod gets: a sandbox with a network of its own (or the device's), images, volumes as bind mounts, `/etc/hosts`,
+//! a file for its termination message, logs in the CRI format that rotate, limits, users and groups.
+//!
+//! - Everything of ours carries labels: pod, container, and the device's name. What lacks that name is never touched, so a
+//!   kubelet or another agent may use the same engine.
+//! - The engine holds the containers. The agent may be killed, and the engine restarted: the same containers are found
+//!   by their labels, and ends that nobody saw are told with the engine's exit codes and times.
+//! - A sandbox whose first process has ended is replaced when the next container is to start.
+//! - Secret files and `emptyDir`s in memory are in the agent's directory on a tmpfs. Size limits are not enforced.
+//!
+//! `describe` and the decisions of `image` and `exit` are pure; the rest talks to engine and disk.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use hawser_cri::{
+    CallError, CgroupDriver, Client, Container as EngineContainer, ContainerState, CreateContainerRequest, ErrorKind,
+    PodSandbox, PodSandboxState,
+};
+use hawser_wire::PodUid;
+use hawser_wire::deployment::{Container, EdgeDeployment, Volume, VolumeSource};
+use tokio::sync::Semaphore;
+
+use self::describe::Frame;
+use super::process::beneath::is_name;
+use super::process::place::{Naming, Places};
+use super::process::removal::remove_tree;
+use super::process::remove_log;
+use super::{
+    ContainerId, ContainerStart, Exit, Found, FoundState, ImageProblem, ImageState, ImageWanted, PodReady, PodSetup,
+    PrepareError, Refusal, Runtime, RuntimeError, RuntimeFacts, Signal, StartError, Started,
+};
+use crate::shim::identity::boot_id;
+use crate::streams::service::{NotServed, Served, Sight};
+
+mod describe;
+mod exit;
+mod facts;
+mod image;
+mod labels;
+mod place;
+mod rotate;
+
+/// How the runtime is set up.
+#[derive(Debug, Clone)]
+pub struct CriConfig {
+    /// The engine's socket.
+    pub socket: PathBuf,
+    /// The device's name, by which its containers are told from all others.
+    pub device: String,
+    /// Where pods have their volumes and logs on the disk.
+    pub root: PathBuf,
+    /// Where secrets live: a directory on a tmpfs, for this agent alone.
+    pub secrets: PathBuf,
+    /// How long a log file may become before the next one is begun.
+    pub log_max_bytes: u64,
+    /// How many log files there may be of one attempt, the one that is written included.
+    pub log_max_files: u32,
+}
+
+impl CriConfig {
+    /// The usual set-up.
+    pub fn new(socket: PathBuf, device: &str, root: PathBuf, secrets: PathBuf) -> Self {
+        let (log_max_bytes, log_max_files) = (4 * 1024 * 1024, 4);
+        Self { socket, device: device.to_owned(), root, secrets, log_max_bytes, log_max_files }
+    }
+}
+
+/// The `cri` runtime.
+#[derive(Debug, Clone)]
+pub struct Cri(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    client: Client,
+    config: CriConfig,
+    places: Places,
+    boot: String,
+    scheme: &'static str,
+    /// `<name>://<version>`.
+    version: String,
+    cgroup_parent: &'static str,
+    /// The addresses of pods that have their own, as their sandboxes were made or found.
+    addresses: Mutex<BTreeMap<PodUid, Vec<String>>>,
+    /// The inventory was taken, so an empty sandbox may be one that is being filled.
+    begun: AtomicBool,
+    /// Bounds the threads that wait for disks when many pods start at once.
+    hands: Semaphore,
+}
+
+/// Enough to keep a slow disk busy.
+const HANDS: usize = 4;
+/// A TERM alone: the engine must not kill by itself, because when to kill is not its decision.
+const NEVER_KILL: i64 = 7 * 24 * 60 * 60;
+/// How long it is waited for a container that was told to end. Then it has been told all the same.
+const STOP_WAIT: Duration = Duration::from_secs(600);
+/// How long a kill may take.
+const KILL_WAIT: Duration = Duration::from_secs(60);
+
+impl Cri {
+    /// A runtime on an engine, which must answer now.
+    pub async fn connect(config: CriConfig) -> Result<Self, CallError> {
+        let client = Client::new(&config.socket)?;
+        let told = client.version().await?;
+        let scheme = match told.runtime_name.as_str() {
+            "containerd" => "containerd",
+            "cri-o" => "cri-o",
+            _ => "cri",
+        };
+        let cgroup_parent = match cgroup_driver(&client).await? {
+            CgroupDriver::Systemd => "hawser.slice",
+            CgroupDriver::Cgroupfs => "/hawser",
+        };
+        let version = format!("{scheme}://{}", told.runtime_version.trim_start_matches('v'));
+        tracing::info!(socket = %config.socket.display(), engine = version, "the container engine answers");
+        let places = Places { root: config.root.clone(), secrets: config.secrets.clone() };
+        Ok(Self(Arc::new(Inner {
+            client,
+            config,
+            places,
+            boot: boot_id(),
+            scheme,
+            version,
+            cgroup_parent,
+            addresses: Mutex::default(),
+            begun: AtomicBool::new(false),
+            hands: Semaphore::new(HANDS),
+        })))
+    }
+
+    /// The engine for people, `<name>://<version>`.
+    pub fn version(&self) -> &str {
+        &self.0.version
+    }
+
+    /// Runs `work` on a thread that may block.
+    async fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        // The semaphore is never closed; without a permit the work is merely less bounded.
+        let _permit = self.0.hands.acquire().await;
+        match tokio::task::spawn_blocking(work).await {
+            Ok(done) => done,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            // The asynchronous runtime is shutting down, and nobody waits for this any more.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    fn frame(&self) -> Frame<'_> {
+        Frame { device: &self.0.config.device, cgroup_parent: self.0.cgroup_parent }
+    }
+
+    fn device(&self) -> &str {
+        &self.0.config.device
+    }
+
+    /// No code that holds this lock can panic half way, so a poisoned one still holds what it should.
+    fn addresses(&self) -> MutexGuard<'_, BTreeMap<PodUid, Vec<String>>> {
+        self.0.addresses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The container that the engine has for this attempt.
+    async fn find(&self, id: &ContainerId) -> Result<Option<EngineContainer>, CallError> {
+        let all = self.0.client.list_containers(labels::of_container(self.device(), id)).await?;
+        Ok(all.into_iter().find(|container| labels::id(container).as_ref() == Some(id)))
+    }
+
+    async fn sandboxes(&self, uid: &PodUid) -> Result<Vec<PodSandbox>, CallError> {
+        self.0.client.list_pod_sandboxes(labels::of_pod(self.device(), uid)).await
+    }
+
+    /// The pod's sandbox, made if there is none that is ready.
+    async fn sandbox(&self, pod: &EdgeDeployment) -> Result<String, CallError> {
+        let all = self.sandboxes(&pod.uid).await?;
+        if let Some(ready) = ready(&all) {
+            return Ok(ready.id.clone());
+        }
+        for old in &all {
+            // Gives its network back; its containers stay to be asked about.
+            self.0.client.stop_pod_sandbox(&old.id).await?;
+        }
+        let attempts = all.iter().filter_map(|old| old.metadata.as_ref()).map(|metadata| metadata.attempt);
+        let attempt = attempts.max().map_or(0, |last| last.saturating_add(1));
+        let logs = place::logs(&self.0.places, &pod.uid);
+        self.0.client.run_pod_sandbox(describe::sandbox(self.frame(), pod, attempt, &logs)).await
+    }
+
+    async fn create(&self, start: &ContainerStart, container: &Container) -> Result<String, StartError> {
+        let pod = &*start.spec;
+        let failed = |what: &str, error: CallError| StartError::NotCreated(failure(what, error));
+        let sandboxes = self.sandboxes(&pod.uid).await.map_err(|error| failed("find the pod's sandbox", error))?;
+        let Some(sandbox) = ready(&sandboxes) else {
+            return Err(StartError::NoPlace("the pod's sandbox has ended".to_owned()));
+        };
+        let image = self.0.client.image_status(&container.image).await;
+        let image = image.map_err(|error| failed("look at the image", error))?.ok_or_else(|| {
+            let error = io::Error::new(io::ErrorKind::NotFound, "it is not on the device any more");
+            StartError::NotCreated(RuntimeError { operation: format!("use image {}", container.image), source: error })
+        })?;
+        describe::check_non_root(container, &image)
+            .map_err(io::Error::other)
+            .naming(|| format!("make {}", start.id))
+            .map_err(StartError::NotCreated)?;
+        let addresses = self.addresses().get(&pod.uid).cloned();
+        let (places, made, described) = (self.0.places.clone(), start.clone(), container.clone());
+        let mounts = self.blocking(move || place::prepare(&places, &made, &described, addresses.as_deref())).await;
+        let mounts = mounts.map_err(StartError::NotCreated)?;
+        let log = place::log_below(&start.id);
+        let config = describe::container(self.frame(), start, container, &image, mounts, log);
+        let attempt = sandbox.metadata.as_ref().map_or(0, |metadata| metadata.attempt);
+        let logs = place::logs(&self.0.places, &pod.uid);
+        let request = CreateContainerRequest {
+            pod_sandbox_id: sandbox.id.clone(),
+            config: Some(config),
+            sandbox_config: Some(describe::sandbox(self.frame(), pod, attempt, &logs)),
+        };
+        let created = self.0.client.create_container(request).await;
+        created.map_err(|error| failed(&format!("make {}", start.id), error))
+    }
+
+    /// How a container is that may have been started; `None`: it was not.
+    async fn started(&self, engine_id: &str) -> Result<Option<hawser_cri::ContainerStatus>, CallError> {
+        let status = self.0.client.container_status(engine_id, false).await?.status;
+        Ok(status.filter(|status| status.state() != ContainerState::Created))
+    }
+
+    /// Sandboxes that an agent made which died before it put anything into them.
+    async fn sweep(&self, containers: &[EngineContainer]) -> Result<(), CallError> {
+        let used: BTreeSet<&str> = containers.iter().map(|container| container.pod_sandbox_id.as_str()).collect();
+        for sandbox in self.0.client.list_pod_sandboxes(labels::ours(self.device())).await? {
+            if !used.contains(sandbox.id.as_str()) {
+                self.0.client.stop_pod_sandbox(&sandbox.id).await?;
+                self.0.client.remove_pod_sandbox(&sandbox.id).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn ready(sandboxes: &[PodSandbox]) -> Option<&PodSandbox> {
+    sandboxes.iter().find(|sandbox| sandbox.state() == PodSandboxState::Ready)
+}
+
+fn failure(operation: &str, error: CallError) -> RuntimeError {
+    let kind = match error.kind {
+        ErrorKind::NotFound => io::ErrorKind::NotFound,
+        ErrorKind::TimedOut => io::ErrorKind::TimedOut,
+        ErrorKind::Unreachable => io::ErrorKind::NotConnected,
+        ErrorKind::Unimplemented => io::ErrorKind::Unsupported,
+        ErrorKind::Refused => io::ErrorKind::Other,
+    };
+    RuntimeError { operation: operation.to_owned(), source: io::Error::new(kind, error) }
+}
+
+/// Who makes cgroups. Engines that do not know the question tell their whole configuration instead.
+async fn cgroup_driver(client: &Client) -> Result<CgroupDriver, CallError> {
+    match client.runtime_config().await {
+        Ok(answer) => Ok(answer.linux.map_or(CgroupDriver::Cgroupfs, |linux| linux.cgroup_driver())),
+        Err(error) if error.kind == ErrorKind::Unimplemented => {
+            let told = client.status(true).await?.info;
+            let config = told.get("config").map(|config| config.replace(' ', "")).unwrap_or_default();
+            let systemd = config.contains("\"SystemdCgroup\":true") || config.contains("\"systemdCgroup\":true");
+            Ok(if systemd { CgroupDriver::Systemd } else { CgroupDriver::Cgroupfs })
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Logs, exec, attach, port-forward and stats of an engine's containers are refused by name for now.
+impl Served for Cri {
+    type Service = NotServed;
+
+    fn service(&self, _: Sight) -> NotServed {
+        NotServed
+    }
+}
+
+impl Runtime for Cri {
+    fn scheme(&self) -> &'static str {
+        self.0.scheme
+    }
+
+    fn epoch(&self) -> String {
+        self.0.boot.clone()
+    }
+
+    fn refuse(&self, pod: &EdgeDeployment, container: &Container) -> Option<Refusal> {
+        refuse(pod, container).err()
+    }
+
+    async fn inventory(&self) -> Result<Vec<Found>, RuntimeError> {
+        let naming = |error| failure("list the containers of the engine", error);
+        let containers = self.0.client.list_containers(labels::ours(self.device())).await.map_err(naming)?;
+        let mut found = Vec::with_capacity(containers.len());
+        for (id, engine_id) in containers.iter().filter_map(|c| Some((labels::id(c)?, &c.id))) {
+            let status = match self.started(engine_id).await {
+                Ok(Some(status)) => status,
+                Ok(None) => continue,
+                Err(error) if error.kind == ErrorKind::NotFound => continue,
+                Err(error) => return Err(failure(&format!("look at {id}"), error)),
+            };
+            let state = match status.state() {
+                ContainerState::Exited => FoundState::Ended(self.exit(&id, &status).await),
+                _ => {
+                    let started = Duration::from_nanos(u64::try_from(status.started_at).unwrap_or(0));
+                    FoundState::Running { started_ago: exit::wall().saturating_sub(started) }
+                }
+            };
+            let image = status.labels.get(labels::IMAGE).cloned();
+            found.push(Found { id, image, handle: exit::handle(&status), state });
+        }
+        if !self.0.begun.swap(true, Ordering::Relaxed)
+            && let Err(error) = self.sweep(&containers).await
+        {
+            tracing::warn!(%error, "empty sandboxes of an earlier agent stay for now");
+        }
+        Ok(found)
+    }
+
+    async fn prepare(&self, pod: PodSetup) -> Result<PodReady, PrepareError> {
+        let (places, spec) = (self.0.places.clone(), pod.spec.clone());
+        self.blocking(move || {
+            if let Some(volume) = pod.spec.volumes.iter().find(|volume| !is_name(&volume.name)) {
+                return Err(io::Error::other("it is not a name")).naming(|| format!("make volume {:?}", volume.name));
+            }
+            places.prepare(&pod)
+        })
+        .await?;
+        let failed = |error| PrepareError::Sandbox(failure("ask the engine", error));
+        let sandbox = self.sandbox(&spec).await.map_err(failed)?;
+        let status = self.0.client.pod_sandbox_status(&sandbox).await.map_err(failed)?;
+        let addresses = status.network.filter(|_| !spec.host_network).map(|network| {
+            let more = network.additional_ips.into_iter().map(|more| more.ip);
+            std::iter::once(network.ip).chain(more).filter(|ip| !ip.is_empty()).collect::<Vec<_>>()
+        });
+        match &addresses {
+            Some(own) => self.addresses().insert(spec.uid.clone(), own.clone()),
+            None => self.addresses().remove(&spec.uid),
+        };
+        Ok(PodReady { addresses })
+    }
+
+    async fn image(&self, want: ImageWanted) -> Result<ImageState, ImageProblem> {
+        self.look_for_image(&want).await
+    }
+
+    async fn pull(&self, want: ImageWanted) -> Result<(), ImageProblem> {
+        self.pull_image(&want).await
+    }
+
+    async fn start(&self, start: ContainerStart) -> Result<Started, StartError> {
+        let id = &start.id;
+        let failed = |what: &str, error: CallError| StartError::NotCreated(failure(&format!("{what} {id}"), error));
+        let container = start.container().ok_or(io::Error::other("the pod has no such container"));
+        let container = container.naming(|| format!("start {id}")).map_err(StartError::NotCreated)?;
+        let existing = self.find(id).await.map_err(|error| failed("look for", error))?;
+        let engine_id = match existing {
+            Some(existing) if existing.state() == ContainerState::Created => {
+                // Made by an agent that died before it started it; what it was to be may have changed since.
+                let removed = self.0.client.remove_container(&existing.id).await;
+                removed.map_err(|error| failed("replace", error))?;
+                self.create(&start, container).await?
+            }
+            Some(existing) => {
+                let status = self.started(&existing.id).await.map_err(|error| failed("look at", error))?;
+                let handle = status.as_ref().map(exit::handle).unwrap_or_default();
+                return Ok(Started { handle, not_enforced: Vec::new() });
+            }
+            None => self.create(&start, container).await?,
+        };
+        let refused = self.0.client.start_container(&engine_id).await.err();
+        let status = self.started(&engine_id).await.map_err(|error| failed("look at", error))?;
+        match (refused, status) {
+            (None, status) => Ok(Started {
+                handle: status.as_ref().map(exit::handle).unwrap_or_default(),
+                not_enforced: not_enforced(&start.spec, container),
+            }),
+            // It was not, or not yet: an engine that hangs may still do it. Then it is found by the next attempt.
+            (Some(error), None) => Err(failed("start", error)),
+            (Some(error), Some(status)) if status.state() == ContainerState::Exited => {
+                Err(StartError::NotStarted { code: status.exit_code, message: error.message })
+            }
+            (Some(_), Some(status)) => Ok(Started { handle: exit::handle(&status), not_enforced: Vec::new() }),
+        }
+    }
+
+    async fn ended(&self, id: ContainerId) -> Exit {
+        self.wait_for_end(&id).await
+    }
+
+    async fn signal(&self, id: ContainerId, signal: Signal) -> Result<(), RuntimeError> {
+        let failed = |error| failure(&format!("send {signal:?} to {id}"), error);
+        let Some(container) = self.find(&id).await.map_err(failed)? else { return Ok(()) };
+        let (timeout, wait) = match signal {
+            Signal::Term => (NEVER_KILL, STOP_WAIT),
+            Signal::Kill => (0, KILL_WAIT),
+        };
+        match self.0.client.stop_container(&container.id, timeout, wait).await {
+            Err(error) if signal == Signal::Term && error.kind == ErrorKind::TimedOut => Ok(()),
+            other => other.map_err(failed),
+        }
+    }
+
+    async fn remove(&self, id: ContainerId) -> Result<(), RuntimeError> {
+        let failed = |error| failure(&format!("remove {id}"), error);
+        if let Some(container) = self.find(&id).await.map_err(failed)? {
+            if container.state() == ContainerState::Running {
+                return Err(io::Error::other("it runs")).naming(|| format!("remove {id}"));
+            }
+            self.0.client.remove_container(&container.id).await.map_err(failed)?;
+        }
+        let (places, removed) = (self.0.places.clone(), id.clone());
+        let swept = self
+            .blocking(move || remove_log(&places.log(&removed)).and_then(|()| remove_tree(&places.attempt(&removed))));
+        swept.await.naming(|| format!("remove {id}"))
+    }
+
+    async fn remove_pod(&self, uid: PodUid) -> Result<(), RuntimeError> {
+        let failed = |error| failure(&format!("remove the sandbox of {uid}"), error);
+        for sandbox in self.sandboxes(&uid).await.map_err(failed)? {
+            self.0.client.stop_pod_sandbox(&sandbox.id).await.map_err(failed)?;
+            self.0.client.remove_pod_sandbox(&sandbox.id).await.map_err(failed)?;
+        }
+        // Containers whose sandbox is gone already.
+        for container in self.0.client.list_containers(labels::of_pod(self.device(), &uid)).await.map_err(failed)? {
+            self.0.client.remove_container(&container.id).await.map_err(failed)?;
+        }
+        self.addresses().remove(&uid);
+        let places = self.0.places.clone();
+        self.blocking(move || {
+            for path in [places.secret_pod(&uid), places.pod(&uid)] {
+                remove_tree(&path).naming(|| format!("remove {}", path.display()))?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn facts(&self) -> RuntimeFacts {
+        self.look_at_engine().await
+    }
+
+    fn log(&self, id: &ContainerId) -> Option<PathBuf> {
+        Some(self.0.places.log(id))
+    }
+}
+
+/// What of a container's description does not hold here.
+fn not_enforced(pod: &EdgeDeployment, container: &Container) -> Vec<String> {
+    let limited = |volume: &&Volume| {
+        let mounted = container.mounts.iter().any(|mount| mount.volume == volume.name);
+        mounted && matches!(&volume.source, VolumeSource::EmptyDir(empty) if empty.size_limit.is_some())
+    };
+    let line = |volume: &Volume| {
+        format!("emptyDir.sizeLimit of volume {}: the device does not limit the size of directories", volume.name)
+    };
+    pod.volumes.iter().filter(limited).map(line).collect()
+}
+
+/// Whether a container can run here. What the image says is seen later.
+fn refuse(pod: &EdgeDeployment, container: &Container) -> Result<(), Refusal> {
+    let refusal = |message: String| Err(Refusal { reason: "CreateContainerConfigError".to_owned(), message });
+    if !is_name(&container.name) {
+        return refusal(format!("{:?} is not a container's name", container.name));
+    }
+    for mount in &container.mounts {
+        let volume = pod.volumes.iter().find(|volume| volume.name == mount.volume);
+        let writable = volume.is_some_and(|volume| matches!(volume.source, VolumeSource::EmptyDir(_)));
+        // What a container writes there could lead the engine, which follows links, out of the volume.
+        if writable && mount.sub_path.as_deref().is_some_and(|path| !path.is_empty()) {
+            return refusal(format!(
+                "volumeMounts of {}: a device with a container engine cannot mount a part of an emptyDir yet: mount the \
+                 whole of volume {}",
+                container.name, mount.volume
+            ));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,212 @@
+//! How containers end, seen without asking all the time: the kernel tells when a container's first process has ended,
+//! and the engine is asked then. Where it cannot tell, the engine is asked more and more rarely.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use hawser_cri::{ContainerState, ContainerStatus, ContainerStatusResponse, ErrorKind};
+use rustix::process::{Pid, PidfdFlags};
+use serde::Deserialize;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::{Cri, labels, place, rotate};
+use crate::runtime::{ContainerId, Exit, ExitCause, Handle};
+use crate::shim::log_tail;
+
+/// The first pause between two looks.
+const SOON: Duration = Duration::from_millis(10);
+/// The longest pause while nothing but looking tells the end.
+const BLIND: Duration = Duration::from_secs(1);
+/// The pause while the kernel tells; then only logs are looked after.
+const TOLD: Duration = Duration::from_secs(10);
+
+const NEVER: &str = "it was never started, or all its traces are lost";
+
+impl Cri {
+    /// Resolves when the container has ended.
+    pub(super) async fn wait_for_end(&self, id: &ContainerId) -> Exit {
+        let mut engine_id: Option<String> = None;
+        let mut first: Option<AsyncFd<OwnedFd>> = None;
+        let mut pause = SOON;
+        loop {
+            match self.look(id, &mut engine_id, first.is_none()).await {
+                Look::Running(answer) => {
+                    if first.is_none() {
+                        first = answer.as_deref().and_then(watch);
+                    }
+                    if let Some(engine_id) = &engine_id {
+                        rotate::if_long(self, id, engine_id).await;
+                    }
+                }
+                Look::Ended(status) => return self.exit(id, &status).await,
+                Look::Nothing => return Exit::lost(NEVER),
+                // An engine that is down or does not answer has not said that anything ended.
+                Look::Unknown => {}
+            }
+            match &first {
+                Some(process) => {
+                    // Cancel-safe: readiness is still there when asked again.
+                    if tokio::time::timeout(TOLD, process.readable()).await.is_ok() {
+                        first = None;
+                        pause = SOON;
+                    }
+                }
+                None => {
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(BLIND);
+                }
+            }
+        }
+    }
+
+    async fn look(&self, id: &ContainerId, engine_id: &mut Option<String>, verbose: bool) -> Look {
+        if engine_id.is_none() {
+            match self.find(id).await {
+                Ok(Some(container)) => *engine_id = Some(container.id),
+                Ok(None) => return Look::Nothing,
+                Err(_) => return Look::Unknown,
+            }
+        }
+        let Some(engine_id) = engine_id else { return Look::Unknown };
+        match self.0.client.container_status(engine_id, verbose).await {
+            Ok(ContainerStatusResponse { status: Some(status), info }) => match status.state() {
+                ContainerState::Exited => Look::Ended(Box::new(status)),
+                ContainerState::Created => Look::Nothing,
+                ContainerState::Running | ContainerState::Unknown => {
+                    Look::Running(info.get("info").map(|info| format!("{} {info}", status.id)))
+                }
+            },
+            Err(error) if error.kind == ErrorKind::NotFound => Look::Nothing,
+            Ok(_) | Err(_) => Look::Unknown,
+        }
+    }
+
+    /// How a container ended, with what it said about it.
+    pub(super) async fn exit(&self, id: &ContainerId, status: &ContainerStatus) -> Exit {
+        let mut exit = reckon(status, wall());
+        if exit.cause == ExitCause::Start {
+            return exit;
+        }
+        let (places, id) = (self.0.places.clone(), id.clone());
+        // The label says which kind of message was wanted; the deployment of that time may be gone.
+        let from_logs = exit.code != 0 && status.labels.contains_key(labels::MESSAGE_FROM_LOGS);
+        exit.message = self
+            .blocking(move || {
+                place::termination(&places, &id)
+                    .or_else(|| if from_logs { log_tail(&places.log(&id)).ok() } else { None })
+                    .filter(|message| !message.is_empty())
+            })
+            .await;
+        exit
+    }
+}
+
+enum Look {
+    /// With the engine's own words, if they were asked for.
+    Running(Option<String>),
+    Ended(Box<ContainerStatus>),
+    /// There is no such container, or it was never started.
+    Nothing,
+    Unknown,
+}
+
+/// How a container is that the engine knows; `None`: it was never started.
+pub(super) fn handle(status: &ContainerStatus) -> Handle {
+    Handle { container: status.id.clone(), image: status.image_ref.clone() }
+}
+
+/// The engine's words as an exit. `now` is the wall clock, by which the engine tells times.
+fn reckon(status: &ContainerStatus, now: Duration) -> Exit {
+    let cause = match (status.reason.as_str(), status.exit_code) {
+        ("OOMKilled", _) => ExitCause::OutOfMemory,
+        ("StartError" | "ContainerCannotRun", _) => ExitCause::Start,
+        // What an engine says of a container whose end it has not seen.
+        ("Unknown", 255) => ExitCause::Lost,
+        _ => ExitCause::Own,
+    };
+    let time = |nanos: i64| u64::try_from(nanos).ok().filter(|nanos| *nanos > 0).map(Duration::from_nanos);
+    let (started, finished) = (time(status.started_at), time(status.finished_at));
+    Exit {
+        code: status.exit_code,
+        signal: None,
+        cause,
+        message: Some(status.message.clone()).filter(|message| !message.is_empty()),
+        ran: started.zip(finished).map(|(started, finished)| finished.saturating_sub(started)),
+        ago: finished.map(|finished| now.saturating_sub(finished)),
+    }
+}
+
+/// What engines tell besides, of which the process is wanted.
+#[derive(Deserialize)]
+struct Info {
+    pid: i32,
+}
+
+/// The first process of a container, for the kernel to tell when it has ended. `told` is the container's id and what the
+/// engine says of it.
+fn watch(told: &str) -> Option<AsyncFd<OwnedFd>> {
+    let (id, info) = told.split_once(' ')?;
+    let Info { pid } = serde_json::from_str(info).ok()?;
+    let process = rustix::process::pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
+    // The pid is the engine's, which may count processes otherwise than we do, and old by now. While it is held it cannot
+    // change hands, so this check is not too early.
+    let cgroups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    if !cgroups.contains(id) {
+        return None;
+    }
+    register(process).ok()
+}
+
+#[expect(deprecated, reason = "unsound only for types whose `as_raw_fd` is not their own; the replacement is unsafe")]
+fn register(process: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::with_interest(process, Interest::READABLE)
+}
+
+#[expect(clippy::disallowed_methods, reason = "engines tell times by the wall clock; this is the IO edge")]
+pub(super) fn wall() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(reason: &str, code: i32) -> ContainerStatus {
+        ContainerStatus {
+            reason: reason.into(),
+            exit_code: code,
+            started_at: 1_000_000_000_000,
+            finished_at: 1_007_000_000_000,
+            ..ContainerStatus::default()
+        }
+    }
+
+    #[test]
+    fn an_engines_words_become_causes_and_times() {
+        let now = Duration::from_secs(1_010);
+        for (reason, code, cause) in [
+            ("Completed", 0, ExitCause::Own),
+            ("Error", 137, ExitCause::Own),
+            ("OOMKilled", 137, ExitCause::OutOfMemory),
+            ("StartError", 128, ExitCause::Start),
+            ("ContainerCannotRun", 127, ExitCause::Start),
+            ("Unknown", 255, ExitCause::Lost),
+        ] {
+            let exit = reckon(&status(reason, code), now);
+            assert_eq!((exit.cause, exit.code), (cause, code), "{reason}");
+            assert_eq!((exit.ran, exit.ago), (Some(Duration::from_secs(7)), Some(Duration::from_secs(3))));
+        }
+    }
+
+    #[test]
+    fn a_clock_that_went_back_makes_no_time_in_the_future() {
+        assert_eq!(reckon(&status("Error", 1), Duration::from_secs(5)).ago, Some(Duration::ZERO));
+        let unstarted = ContainerStatus { started_at: 0, finished_at: 0, ..status("StartError", 128) };
+        assert_eq!(
+            (reckon(&unstarted, Duration::from_secs(5)).ran, reckon(&unstarted, Duration::ZERO).ago),
+            (None, None)
+        );
+    }
+}

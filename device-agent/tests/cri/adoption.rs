@@ -1,0 +1,121 @@
+//! The agent and the engine go and come back; containers do not notice.
+
+use hawser_wire::deployment::RestartPolicy;
+
+use crate::world::*;
+
+const WAITS: &str = "echo up; until test -e /tmp/go; do sleep 0.05; done; exit 42";
+
+#[tokio::test]
+async fn the_same_containers_run_on_after_agent_and_engine_were_killed() {
+    let Some(mut device) = Device::new() else { return };
+    device.start().await;
+    device.run(&pod("server", RestartPolicy::Always, shell("exec sleep 1000")));
+    device.until_running("server").await;
+    let before = device.container("server").unwrap().clone();
+    device.kill_agent().await;
+    device.start().await;
+    device.until_running("server").await;
+    assert_eq!(device.container("server").unwrap(), &before, "after the agent was killed");
+
+    device.engine.crash();
+    device.engine.run();
+    device.kill_agent().await;
+    device.start().await;
+    device.until_running("server").await;
+    assert_eq!(device.container("server").unwrap(), &before, "after the engine was killed");
+    device.sweep("server").await;
+}
+
+#[tokio::test]
+async fn an_end_that_nobody_saw_is_told_with_its_code_and_times() {
+    let Some(mut device) = Device::new() else { return };
+    device.start().await;
+    device.run(&pod("job", RestartPolicy::Never, shell("sleep 2; exit 42")));
+    device.until_running("job").await;
+    device.kill_agent().await;
+    // The engine sees the end; there is no agent.
+    let finished = std::time::Instant::now() + std::time::Duration::from_secs(4);
+    while std::time::Instant::now() < finished {
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    device.start().await;
+    let end = device.until_ended("job").await;
+    assert_eq!((end.exit_code, end.reason.as_str()), (42, "Error"));
+    let ran = end.finished.unwrap().millis_since(end.started.unwrap());
+    assert!((1_500..4_000).contains(&ran), "it ran for two seconds, and {ran} ms are told");
+    device.sweep("job").await;
+}
+
+#[tokio::test]
+async fn a_container_goes_on_while_its_engine_is_away_and_its_end_is_heard_later() {
+    let Some(mut device) = Device::new() else { return };
+    device.start().await;
+    device.run(&pod("job", RestartPolicy::Never, shell(WAITS)));
+    device.until_running("job").await;
+    let pid = device.engine.pid_of("until test");
+    device.engine.crash();
+    std::fs::write(format!("/proc/{pid}/root/tmp/go"), "").unwrap();
+    device.until("the container to end", |_| !std::path::Path::new(&format!("/proc/{pid}")).exists()).await;
+    device.engine.run();
+    let end = device.until_ended("job").await;
+    assert_eq!((end.exit_code, end.reason.as_str()), (42, "Error"));
+    device.sweep("job").await;
+}
+
+#[tokio::test]
+async fn what_is_not_ours_is_left_alone_and_what_is_not_wanted_goes() {
+    let Some(mut device) = Device::new() else { return };
+    // Another agent's pod, on the same engine.
+    let ours = device.config.device.clone();
+    device.config.device = "other".into();
+    device.start().await;
+    device.run(&pod("foreign", RestartPolicy::Always, shell("exec sleep 1000")));
+    device.until_running("foreign").await;
+    device.kill_agent().await;
+    device.forget_everything();
+    // Ours, from a life of which the agent has no record.
+    device.config.device = ours;
+    device.start().await;
+    device.run(&pod("orphan", RestartPolicy::Always, shell("exec sleep 2000")));
+    device.until_running("orphan").await;
+    let orphan = device.engine.pid_of("sleep 2000");
+    device.kill_agent().await;
+    device.forget_everything();
+    device.start().await;
+    let place = device.config.root.join("orphan");
+    device.until("the orphan to go", |_| !place.exists()).await;
+    assert!(!std::path::Path::new(&format!("/proc/{orphan}")).exists());
+    device.engine.pid_of("sleep 1000");
+    device.kill_agent().await;
+    device.config.device = "other".into();
+    device.start().await;
+    device
+        .until("the other's pod to go when its own agent says so", |device| {
+            !device.config.root.join("foreign").exists()
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_sandbox_that_died_is_replaced() {
+    let Some(mut device) = Device::new() else { return };
+    device.start().await;
+    device.run(&pod(
+        "web",
+        RestartPolicy::Always,
+        shell("echo up; until test -e /tmp/go; do sleep 0.05; done; exit 1"),
+    ));
+    device.until_running("web").await;
+    let (pause, pid) = (device.engine.pid_of("2147483647"), device.engine.pid_of("until test"));
+    let pause = rustix::process::Pid::from_raw(pause).unwrap();
+    rustix::process::kill_process(pause, rustix::process::Signal::KILL).unwrap();
+    std::fs::write(format!("/proc/{pid}/root/tmp/go"), "").unwrap();
+    device
+        .until("the pod to run in a new sandbox", |device| {
+            device.container("web").is_some_and(|container| container.restart_count == 1 && container.ready)
+        })
+        .await;
+    assert!(device.reasons().contains(&"SandboxChanged"), "{:?}", device.reasons());
+    device.sweep("web").await;
+}

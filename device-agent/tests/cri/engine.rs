@@ -1,0 +1,281 @@
+//! A containerd of the test's own.
+
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// The image of all tests: a static busybox.
+pub(crate) const IMAGE: &str = "hawser.test/box:1";
+/// The same for a processor that no machine has.
+pub(crate) const FOREIGN_IMAGE: &str = "hawser.test/foreign:1";
+const FOREIGN: &str = "s390x";
+
+/// Engines of one process have networks of their own.
+static NETWORKS: AtomicU32 = AtomicU32::new(0);
+
+pub(crate) struct Engine {
+    pub(crate) dir: tempfile::TempDir,
+    process: Option<Child>,
+    programs: Programs,
+    network: u32,
+}
+
+struct Programs {
+    containerd: PathBuf,
+    ctr: PathBuf,
+    plugins: PathBuf,
+}
+
+/// What the tests need, or what is missing of it.
+fn programs() -> Result<(Programs, PathBuf), String> {
+    if !rustix::process::geteuid().is_root() {
+        return Err("only root can run containers".to_owned());
+    }
+    let find = |name: &str| {
+        let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/usr/local/bin:/sbin";
+        let places = path.split(':').map(|dir| Path::new(dir).join(name)).find(|path| path.is_file());
+        places.ok_or_else(|| format!("there is no {name}"))
+    };
+    find("runc")?;
+    let busybox = find("busybox")?;
+    let bytes = std::fs::read(&busybox).map_err(|error| error.to_string())?;
+    if wants_interpreter(&bytes) {
+        return Err("busybox is not static (install busybox-static)".to_owned());
+    }
+    let plugins = ["/usr/lib/cni", "/opt/cni/bin"].map(PathBuf::from).into_iter().find(|dir| dir.join("ptp").exists());
+    let plugins = plugins.ok_or("there are no CNI plugins (install containernetworking-plugins)")?;
+    Ok((Programs { containerd: find("containerd")?, ctr: find("ctr")?, plugins }, busybox))
+}
+
+/// Whether a program needs libraries, which an image with nothing else in it has not.
+fn wants_interpreter(elf: &[u8]) -> bool {
+    let number = |at: usize, length: usize| {
+        elf[at..at + length].iter().rev().fold(0_usize, |number, byte| (number << 8) | usize::from(*byte))
+    };
+    let (table, size, count) = if elf[4] == 2 {
+        (number(32, 8), number(54, 2), number(56, 2))
+    } else {
+        (number(28, 4), number(42, 2), number(44, 2))
+    };
+    const PT_INTERP: usize = 3;
+    (0..count).any(|at| number(table + at * size, 4) == PT_INTERP)
+}
+
+impl Engine {
+    /// An engine with the images, or `None` and a word about what is missing.
+    pub(crate) fn start() -> Option<Self> {
+        let (programs, busybox) = match programs() {
+            Ok(found) => found,
+            Err(missing) => {
+                // Not by the macro: the word is to be seen although the test passes.
+                let _ = writeln!(std::io::stderr(), "SKIPPED: tests of the cri runtime: {missing}");
+                return None;
+            }
+        };
+        let network = std::process::id().wrapping_mul(16).wrapping_add(NETWORKS.fetch_add(1, Ordering::Relaxed)) % 4096;
+        let mut engine = Self { dir: tempfile::tempdir().unwrap(), process: None, programs, network };
+        engine.configure();
+        engine.run();
+        let images = engine.dir.path().join("images");
+        let archive = pack(&images, &busybox, IMAGE, go_arch());
+        engine.ctr(&["-n", "k8s.io", "images", "import", archive.to_str().unwrap()]);
+        Some(engine)
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.dir.path().join("engine.sock")
+    }
+
+    /// A network for sandboxes; without it the engine is not ready to make any.
+    pub(crate) fn network(&self, there: bool) {
+        let path = self.dir.path().join("net.d/10-test.conflist");
+        if !there {
+            std::fs::remove_file(path).unwrap();
+            return;
+        }
+        let conflist = format!(
+            r#"{{"cniVersion":"0.4.0","name":"test","plugins":[{{"type":"ptp","ipMasq":false,
+            "ipam":{{"type":"host-local","ranges":[[{{"subnet":"10.{}.{}.0/24"}}]],"dataDir":"{}/ipam"}}}}]}}"#,
+            80 + self.network / 256,
+            self.network % 256,
+            self.dir.path().display()
+        );
+        std::fs::write(path, conflist).unwrap();
+    }
+
+    fn configure(&self) {
+        let dir = self.dir.path().display();
+        std::fs::create_dir(self.dir.path().join("net.d")).unwrap();
+        std::fs::create_dir(self.dir.path().join("images")).unwrap();
+        self.network(true);
+        let config = format!(
+            r#"version = 2
+root = "{dir}/root"
+state = "{dir}/state"
+[grpc]
+  address = "{dir}/engine.sock"
+[plugins."io.containerd.grpc.v1.cri"]
+  restrict_oom_score_adj = true
+  disable_apparmor = true
+  netns_mounts_under_state_dir = true
+  sandbox_image = "{IMAGE}"
+  stream_server_port = "0"
+  [plugins."io.containerd.grpc.v1.cri".containerd]
+    snapshotter = "native"
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+      runtime_type = "io.containerd.runc.v2"
+  [plugins."io.containerd.grpc.v1.cri".cni]
+    bin_dir = "{plugins}"
+    conf_dir = "{dir}/net.d"
+[plugins."io.containerd.internal.v1.opt"]
+  path = "{dir}/opt"
+"#,
+            plugins = self.programs.plugins.display()
+        );
+        std::fs::write(self.dir.path().join("config.toml"), config).unwrap();
+    }
+
+    /// Starts the engine and waits until it answers.
+    pub(crate) fn run(&mut self) {
+        let log = std::fs::File::options().append(true).create(true).open(self.dir.path().join("log")).unwrap();
+        let child = Command::new(&self.programs.containerd)
+            .arg("--config")
+            .arg(self.dir.path().join("config.toml"))
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.process = Some(child);
+        let deadline = Instant::now() + Duration::from_secs(60);
+        // The part for Kubernetes comes up last.
+        while !self.log().contains("containerd successfully booted") || !self.try_ctr(&["version"]) {
+            assert!(Instant::now() < deadline, "containerd does not come up:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Ends the engine as a crash would; containers go on.
+    pub(crate) fn crash(&mut self) {
+        if let Some(mut child) = self.process.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        std::fs::write(self.dir.path().join("log"), "").unwrap();
+    }
+
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    pub(crate) fn import_foreign(&self) {
+        let busybox = self.dir.path().join("images/root/bin/busybox");
+        let archive = pack(&self.dir.path().join("foreign"), &busybox, FOREIGN_IMAGE, FOREIGN);
+        self.ctr(&["-n", "k8s.io", "images", "import", "--all-platforms", archive.to_str().unwrap()]);
+    }
+
+    pub(crate) fn ctr(&self, args: &[&str]) {
+        assert!(self.try_ctr(args), "ctr {args:?} failed:\n{}", self.log());
+    }
+
+    fn try_ctr(&self, args: &[&str]) -> bool {
+        let socket = self.socket();
+        let mut command = Command::new(&self.programs.ctr);
+        command.arg("--connect-timeout").arg("10s").arg("-a").arg(socket).args(args);
+        command.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().success()
+    }
+
+    /// A process of a container of this engine whose command line has these words.
+    pub(crate) fn pid_of(&self, words: &str) -> i32 {
+        let mut line = Vec::new();
+        for shim in self.shims() {
+            let children = std::fs::read_to_string(format!("/proc/{shim}/task/{shim}/children")).unwrap_or_default();
+            for pid in children.split_whitespace() {
+                let words_of = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+                line.push((String::from_utf8_lossy(&words_of).replace('\0', " "), pid.parse().unwrap()));
+            }
+        }
+        line.iter().find(|(line, _)| line.contains(words)).unwrap_or_else(|| panic!("no {words} in {line:?}")).1
+    }
+
+    /// Every process whose command line has this engine's directory: shims.
+    fn shims(&self) -> Vec<i32> {
+        let dir = self.dir.path().display().to_string();
+        let entries = std::fs::read_dir("/proc").unwrap();
+        let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        let own = std::process::id() as i32;
+        let is_ours = |pid: &i32| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            *pid != own && String::from_utf8_lossy(&line).contains(&dir)
+        };
+        pids.filter(is_ours).collect()
+    }
+}
+
+impl Drop for Engine {
+    /// Nothing stays, however the test ended: neither processes nor mounts nor files.
+    fn drop(&mut self) {
+        self.crash();
+        for shim in self.shims() {
+            let children = std::fs::read_to_string(format!("/proc/{shim}/task/{shim}/children")).unwrap_or_default();
+            for pid in children.split_whitespace().filter_map(|pid| pid.parse().ok()).chain([shim]) {
+                let pid = rustix::process::Pid::from_raw(pid).unwrap();
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        }
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let dir = self.dir.path().display().to_string();
+        let ours = mounts.lines().rev().filter_map(|line| line.split(' ').nth(1)).filter(|path| path.starts_with(&dir));
+        for path in ours {
+            let _ = Command::new("umount").arg("-l").arg(path).status();
+        }
+    }
+}
+
+fn go_arch() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+/// An image as `docker save` would write it: one layer with busybox and its names.
+fn pack(dir: &Path, busybox: &Path, name: &str, arch: &str) -> PathBuf {
+    let root = dir.join("root");
+    for part in ["bin", "etc", "tmp", "proc", "sys", "dev", "srv"] {
+        std::fs::create_dir_all(root.join(part)).unwrap();
+    }
+    let mut program = std::fs::read(busybox).unwrap();
+    if arch == FOREIGN {
+        // The field of the header that says for which processor it is.
+        program[18] = 22;
+    }
+    std::fs::write(root.join("bin/busybox"), program).unwrap();
+    std::fs::set_permissions(root.join("bin/busybox"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    for applet in ["sh", "sleep", "cat", "echo", "ls", "id", "true", "hostname", "ip", "head", "touch", "test", "dd"] {
+        std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).unwrap();
+    }
+    let run = |command: &mut Command| {
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let layer = dir.join("layer.tar");
+    run(Command::new("tar").arg("-C").arg(&root).arg("-cf").arg(&layer).arg("."));
+    let sum = |path: &Path| run(Command::new("sha256sum").arg(path)).split(' ').next().unwrap().to_owned();
+    let config = format!(
+        r#"{{"architecture":"{arch}","os":"linux","config":{{"Env":["PATH=/bin"],"Cmd":["sleep","2147483647"]}},
+        "rootfs":{{"type":"layers","diff_ids":["sha256:{}"]}}}}"#,
+        sum(&layer)
+    );
+    std::fs::write(dir.join("config.json"), config).unwrap();
+    let manifest = format!(r#"[{{"Config":"config.json","RepoTags":["{name}"],"Layers":["layer.tar"]}}]"#);
+    std::fs::write(dir.join("manifest.json"), manifest).unwrap();
+    let archive = dir.join("image.tar");
+    let files = ["config.json", "manifest.json", "layer.tar"];
+    run(Command::new("tar").arg("-C").arg(dir).arg("-cf").arg(&archive).args(files));
+    archive
+}

@@ -1,0 +1,11 @@
+//! The `cri` runtime on a real containerd: real sandboxes, images, networks and crashes.
+//!
+//! Each test has an engine of its own below a temporary directory. Where containerd, its helpers or root are missing, the
+//! tests say so and pass.
+
+#![expect(clippy::disallowed_methods, reason = "a test of a real engine needs real time")]
+mod adoption;
+mod engine;
+mod pods;
+mod trouble;
+mod world;

@@ -1,0 +1,107 @@
+//! What is wrong is said in words that help, and mends itself when it can.
+
+use device_agent::runtime::cri::{Cri, CriConfig};
+use hawser_wire::deployment::{Container, PullPolicy, RestartPolicy, User};
+
+use crate::engine::{FOREIGN_IMAGE, IMAGE};
+use crate::world::*;
+
+#[tokio::test]
+async fn an_engine_that_is_not_there_is_named() {
+    let config = CriConfig::new("/nonexistent/engine.sock".into(), "boat", "/nonexistent".into(), "/dev/shm".into());
+    let error = Cri::connect(config).await.unwrap_err();
+    assert!(error.to_string().starts_with("there is no container engine at /nonexistent/engine.sock"), "{error}");
+}
+
+#[tokio::test]
+async fn images_that_cannot_be_had_are_told_from_each_other() {
+    let Some(mut device) = Device::new() else { return };
+    device.engine.import_foreign();
+    device.start().await;
+    let image = |name: &str, image: &str, pull_policy| {
+        pod(name, RestartPolicy::Always, Container { image: image.into(), pull_policy, ..shell("exec sleep 1000") })
+    };
+    device.run(&image("never", "hawser.test/missing:1", PullPolicy::Never));
+    device.run(&image("invalid", "Not An Image", PullPolicy::IfNotPresent));
+    // A port on which nobody listens.
+    device.run(&image("unreachable", "127.0.0.1:1/missing:1", PullPolicy::IfNotPresent));
+    device.run(&image("foreign", FOREIGN_IMAGE, PullPolicy::Never));
+    let message = device.until_waiting("never", "ErrImageNeverPull").await;
+    assert_eq!(message, "Container image \"hawser.test/missing:1\" is not present with pull policy of Never");
+    let message = device.until_waiting("invalid", "InvalidImageName").await;
+    assert!(message.contains("invalid reference format"), "{message}");
+    let message = device.until_waiting("unreachable", "ErrImagePull").await;
+    assert!(message.contains("127.0.0.1:1") && message.contains("connection refused"), "{message}");
+    let message = device.until_waiting("unreachable", "ImagePullBackOff").await;
+    assert!(message.starts_with("Back-off pulling image \"127.0.0.1:1/missing:1\": "), "{message}");
+    device
+        .until("the foreign image to be refused", |device| {
+            device.container("foreign").is_some_and(|container| {
+                !container.ready && device.events.iter().any(|event| event.pod == Some(uid("foreign")) && event.warning)
+            })
+        })
+        .await;
+    // What was missing comes, and no human hand is needed.
+    device.engine.ctr(&["-n", "k8s.io", "images", "tag", IMAGE, "hawser.test/missing:1"]);
+    device.until_running("never").await;
+    for name in ["never", "invalid", "unreachable", "foreign"] {
+        device.sweep(name).await;
+    }
+}
+
+#[tokio::test]
+async fn a_missing_network_is_said_and_the_pod_comes_up_when_it_is_there() {
+    let Some(mut device) = Device::new() else { return };
+    device.engine.network(false);
+    device.engine.crash();
+    device.engine.run();
+    device.start().await;
+    device.run(&pod("web", RestartPolicy::Always, shell("exec sleep 1000")));
+    device.until("the engine's words", |device| device.reasons().contains(&"FailedCreatePodSandBox")).await;
+    let event = device.events.iter().find(|event| event.reason == "FailedCreatePodSandBox").unwrap();
+    assert!(event.message.contains("cni plugin not initialized"), "{}", event.message);
+    // A pod on the device's own network needs no other.
+    let host = hawser_wire::deployment::EdgeDeployment {
+        host_network: true,
+        ..pod("host", RestartPolicy::Always, shell("exec sleep 1000"))
+    };
+    device.run(&host);
+    device.until_running("host").await;
+    assert_eq!(device.report("host").unwrap().pod_ips, ["192.0.2.7"]);
+    device.engine.network(true);
+    device.until_running("web").await;
+    device.sweep("web").await;
+    device.sweep("host").await;
+}
+
+#[tokio::test]
+async fn an_engine_that_dies_while_pods_start_is_waited_for() {
+    let Some(mut device) = Device::new() else { return };
+    device.start().await;
+    for name in ["a", "b", "c"] {
+        device.run(&pod(name, RestartPolicy::Always, shell("exec sleep 1000")));
+    }
+    device.until("the first sandbox", |device| device.report("a").is_some()).await;
+    device.engine.crash();
+    device.engine.run();
+    for name in ["a", "b", "c"] {
+        device.until_running(name).await;
+    }
+    for name in ["a", "b", "c"] {
+        device.sweep(name).await;
+    }
+}
+
+#[tokio::test]
+async fn a_container_that_must_not_be_root_is_not() {
+    let Some(mut device) = Device::new() else { return };
+    device.start().await;
+    let user = User { non_root: true, ..User::default() };
+    device.run(&pod("web", RestartPolicy::Always, Container { user, ..shell("exec sleep 1000") }));
+    device
+        .until("the refusal", |device| {
+            device.events.iter().any(|event| event.message.contains("image will run as root"))
+        })
+        .await;
+    device.sweep("web").await;
+}
