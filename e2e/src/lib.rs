@@ -3,6 +3,7 @@
 pub mod ground;
 pub mod process;
 pub mod recipes;
+pub mod stranger;
 pub mod tls;
 pub mod wait;
 pub mod witness;

@@ -9,4 +9,5 @@ mod kubectl;
 mod pods;
 mod references;
 mod refusals;
+mod strangers;
 mod workloads;
