@@ -17,6 +17,7 @@ pub mod session;
 pub(crate) mod task;
 #[cfg(test)]
 mod tests;
+mod trouble;
 
 use std::sync::Arc;
 

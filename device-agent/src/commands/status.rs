@@ -10,7 +10,7 @@ use crate::agent::{Status, StatusError, WorkloadLine};
 use crate::identity::Identity;
 use crate::ledger::Ledger;
 use crate::link::desired_of;
-use crate::state_dir::StateDir;
+use crate::state_dir::{StateDir, StateDirError};
 
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
@@ -52,7 +52,17 @@ pub(super) async fn status(args: StatusArgs) -> Result<ExitCode, Failure> {
 
 /// What the ledger says. The lock shows that nobody writes to it meanwhile.
 fn of_a_stopped_agent(place: &Place, identity: &Identity) -> Result<Status, Failure> {
-    let dir = StateDir::lock(&place.state_dir)?;
+    let dir = match StateDir::lock(&place.state_dir) {
+        // It runs after all; perhaps on a directory in which it could not make its socket.
+        Err(StateDirError::InUse(path)) => {
+            let error = anyhow::anyhow!(
+                "an agent runs on the state directory {} and cannot be asked how it is; look into its log, and see whether it may write there",
+                path.display()
+            );
+            return Err(Failure::new(Exit::Failed, error));
+        }
+        locked => locked?,
+    };
     let recovered = Ledger::peek(dir.path(), *identity.key.secret());
     let recovered = recovered.map_err(|error| Failure::new(Exit::StateDir, error))?;
     Ok(Status::from_ledger(identity, &recovered, &desired_of(&recovered)))

@@ -24,6 +24,12 @@ const SLACK: u64 = 256 * 1024;
 pub(super) struct Log {
     dir: PathBuf,
     file: File,
+    /// The file could be opened for reading only: writing has to open it again, or say why that cannot be.
+    read_only: bool,
+    /// The file got its name, and it is not certain that the name survives a power cut. Until it is, nothing is durable.
+    name_unsynced: bool,
+    /// How a directory is made durable. Tests have a disk that refuses.
+    sync_dir: fn(&Path) -> io::Result<()>,
     secret: [u8; 32],
     cipher: Cipher,
     /// Everything before it is durable.
@@ -80,8 +86,8 @@ impl Salvage {
 impl Log {
     /// Opens the file in `dir`, or makes it.
     pub(super) fn open(dir: &Path, secret: &[u8; 32]) -> io::Result<(Self, Found, Salvage)> {
-        let file = match open_existing(&dir.join(FILE)) {
-            Ok(file) => file,
+        let (file, read_only) = match open_existing(&dir.join(FILE)) {
+            Ok(opened) => opened,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Ok((Self::create(dir, secret)?, Found::Nothing, Salvage::default()));
             }
@@ -93,7 +99,10 @@ impl Log {
         let Some(cipher) = Cipher::of_header(secret, &header).filter(|_| readable) else {
             return Self::set_aside(dir, secret, "its header is damaged".to_owned(), Salvage::default());
         };
-        Self::recover(dir, secret, file, cipher, end)
+        let (mut log, found, salvage) = Self::recover(dir, secret, file, cipher, end)?;
+        // One that was set aside has left its place to a new one.
+        log.read_only = read_only && !matches!(found, Found::SetAside { .. });
+        Ok((log, found, salvage))
     }
 
     fn recover(
@@ -133,6 +142,9 @@ impl Log {
         let log = Self {
             dir: dir.into(),
             file,
+            read_only: false,
+            name_unsynced: false,
+            sync_dir,
             secret: *secret,
             cipher,
             len,
@@ -162,9 +174,13 @@ impl Log {
         let (file, cipher) = begin(&dir.join(NEW_FILE), secret)?;
         file.sync_all()?;
         install(dir)?;
+        sync_dir(dir)?;
         Ok(Self {
             dir: dir.into(),
             file,
+            read_only: false,
+            name_unsynced: false,
+            sync_dir,
             secret: *secret,
             cipher,
             len: HEADER_LEN,
@@ -190,6 +206,7 @@ impl Log {
         if ops.is_empty() {
             return Ok(());
         }
+        self.be_writable()?;
         // The tail of a failed write must be gone first, or parts of it could be read as frames behind the new one.
         if self.file.metadata()?.len() > self.len {
             self.file.set_len(self.len)?;
@@ -216,6 +233,19 @@ impl Log {
         }
         self.live_bytes = self.live.values().map(|place| u64::from(place.len)).sum();
         self.compact_if_due();
+        Ok(())
+    }
+
+    /// Mends what stood in the way of writing durably, or says what still does.
+    fn be_writable(&mut self) -> io::Result<()> {
+        if self.read_only {
+            self.file = OpenOptions::new().read(true).write(true).open(self.dir.join(FILE))?;
+            self.read_only = false;
+        }
+        if self.name_unsynced {
+            (self.sync_dir)(&self.dir)?;
+            self.name_unsynced = false;
+        }
         Ok(())
     }
 
@@ -286,13 +316,15 @@ impl Log {
             }
         }
         file.sync_all()?;
-        std::fs::rename(self.dir.join(NEW_FILE), self.dir.join(FILE))?;
-        // From here on the old file has no name: whatever happens next, what is written must go into the new one.
+        install(&self.dir)?;
+        // From here on the old file has no name: whatever happens next, what is written must go into the new one. After a
+        // power cut the name may be the old file's again, which lacks nothing as long as nothing more is called durable.
         (self.file, self.cipher, self.len, self.live) = (file, cipher, len, live);
+        self.name_unsynced = true;
         self.live_bytes = self.live.values().map(|place| u64::from(place.len)).sum();
         self.written += len;
         self.compact_above = 0;
-        File::open(&self.dir)?.sync_all()
+        self.be_writable()
     }
 }
 
@@ -315,13 +347,13 @@ fn short_hash(value: &[u8]) -> [u8; 16] {
     short
 }
 
-fn open_existing(path: &Path) -> io::Result<File> {
+/// Opens the file, for reading only if that is all that can be had: what is in it is still good to start from.
+fn open_existing(path: &Path) -> io::Result<(File, bool)> {
     match OpenOptions::new().read(true).write(true).open(path) {
-        // A read-only directory or disk: what is in the file is still good to start from. Writes will say what is wrong.
         Err(error) if matches!(error.kind(), io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied) => {
-            File::open(path)
+            Ok((File::open(path)?, true))
         }
-        other => other,
+        other => Ok((other?, false)),
     }
 }
 
@@ -332,8 +364,14 @@ fn begin(path: &Path, secret: &[u8; 32]) -> io::Result<(File, Cipher)> {
     Ok((file, cipher))
 }
 
-/// Puts the new file in the place of the old one, durably.
+/// Puts the new file in the place of the old one. Durable once the directory is.
 fn install(dir: &Path) -> io::Result<()> {
-    std::fs::rename(dir.join(NEW_FILE), dir.join(FILE))?;
+    std::fs::rename(dir.join(NEW_FILE), dir.join(FILE))
+}
+
+fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
+
+#[cfg(test)]
+mod tests;

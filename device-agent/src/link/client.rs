@@ -10,8 +10,8 @@ use std::time::Duration;
 use hawser_wire::limits::MAX_PAYLOAD;
 use hawser_wire::{Channel, DeviceId, Root};
 use rumqttc::{
-    AsyncClient, ConnectReturnCode, ConnectionError, Event, EventLoop, LastWill, MqttOptions, NetworkOptions, Packet,
-    QoS, SubscribeFilter, SubscribeReasonCode, TlsConfiguration, Transport,
+    AsyncClient, Event, EventLoop, LastWill, MqttOptions, NetworkOptions, Packet, QoS, SubscribeFilter,
+    SubscribeReasonCode, TlsConfiguration, Transport,
 };
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::hub_url::HubUrl;
 use super::retry::back_off;
+use super::trouble::in_words;
 
 /// Publishes that may wait for the socket. A report is at most a few of them; beyond it, they are dropped and said again.
 const QUEUE: usize = 64;
@@ -173,16 +174,20 @@ impl Connection {
 
     /// From connecting to the loss of the connection.
     async fn connection(&self, event_loop: &mut EventLoop) -> Ended {
-        let mut since = None;
+        let (mut greeted, mut since) = (false, None);
         loop {
             // Not cancel-safe, and it does not matter: after the watchdog the connection is thrown away.
             let event = match tokio::time::timeout(WATCHDOG, event_loop.poll()).await {
                 Ok(Ok(event)) => event,
-                Ok(Err(error)) => return Ended { why: self.in_words(&error), lasted: since.map(elapsed) },
+                Ok(Err(error)) => {
+                    let why = in_words(&error, &self.config.url, &self.config.device, greeted);
+                    return Ended { why, lasted: since.map(elapsed) };
+                }
                 Err(_) => return Ended { why: "the connection is stuck".to_owned(), lasted: since.map(elapsed) },
             };
             let said = match event {
                 Event::Incoming(Packet::ConnAck(_)) => {
+                    greeted = true;
                     self.subscribe();
                     continue;
                 }
@@ -219,26 +224,6 @@ impl Connection {
         let _ = self.client.try_subscribe_many(filters);
         let presence = Channel::Presence.topic(&self.config.root, &self.config.device);
         let _ = self.client.try_publish(presence, QoS::AtLeastOnce, false, b"1".to_vec());
-    }
-
-    fn in_words(&self, error: &ConnectionError) -> String {
-        let url = &self.config.url;
-        match error {
-            ConnectionError::ConnectionRefused(
-                ConnectReturnCode::NotAuthorized | ConnectReturnCode::BadUserNamePassword,
-            ) => format!("the hub {url} does not let user `{}` in: check its accounts", self.config.device),
-            ConnectionError::ConnectionRefused(code) => format!("the hub {url} refused the connection ({code:?})"),
-            ConnectionError::NetworkTimeout => {
-                format!("the hub {url} does not answer: check address, port and firewall")
-            }
-            ConnectionError::Io(error) => {
-                format!("the hub {url} cannot be reached ({error}): check that it runs and the address")
-            }
-            ConnectionError::Tls(error) => {
-                format!("the hub {url} and we do not agree on TLS ({error}): check its certificate and --hub-ca")
-            }
-            other => format!("the connection to the hub {url} was lost ({other})"),
-        }
     }
 }
 

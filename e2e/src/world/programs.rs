@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use hawser_lab::rope::{Faults, Rope};
 use tokio::process::Command;
 
@@ -93,11 +93,13 @@ impl World {
         self.devices[number].agent.start(self.agent_command(number))
     }
 
-    /// Starts an agent whose wall clock says 1970. The library that pretends it is Debian's package `faketime`.
-    pub async fn start_agent_in_1970(&self, number: usize) -> Result<()> {
+    /// Starts an agent whose wall clock says 1970, by the library of Debian's package `faketime`. `false`, with a word about
+    /// it: the library is missing, and the agent was started with the right time.
+    pub async fn start_agent_in_1970(&self, number: usize) -> Result<bool> {
         let library = Path::new("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1");
         let mut agent = self.agent_command(number);
-        if library.exists() {
+        let pretends = library.exists();
+        if pretends {
             agent
                 .env("LD_PRELOAD", library)
                 .env("FAKETIME", "@1970-01-01 00:01:00")
@@ -107,7 +109,8 @@ impl World {
                 "NOT TESTED: the clock at 1970 (install Debian's package faketime); the rest of the story goes on"
             );
         }
-        self.devices[number].agent.start(agent)
+        self.devices[number].agent.start(agent)?;
+        Ok(pretends)
     }
 
     /// Starts an agent that may read its state and not write it. It is alone in that: what already runs, and other
@@ -121,6 +124,15 @@ impl World {
             println!("NOT TESTED: a read-only state directory needs a mount namespace (run as root)");
         }
         Ok(may)
+    }
+
+    /// Lets such an agent write again, while it runs.
+    pub async fn make_state_writable(&self, number: usize) -> Result<()> {
+        let pid = self.devices[number].agent.pid().context("the agent does not run")?.to_string();
+        let mut remount = Command::new("nsenter");
+        remount.args(["--mount", "--target", &pid, "mount", "-o", "remount,bind,rw"]).arg(&self.devices[number].state);
+        anyhow::ensure!(remount.status().await?.success(), "the state directory cannot be made writable again");
+        Ok(())
     }
 
     fn agent_command(&self, number: usize) -> Command {

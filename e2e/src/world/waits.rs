@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use hawser_lab::table::pod_is_ready;
-use k8s_openapi::api::core::v1::{Event, Node, Pod};
+use k8s_openapi::api::core::v1::{Event, Node, NodeCondition, Pod};
 use kube::api::{ListParams, PostParams};
 use kube::{Api, ResourceExt};
 
@@ -26,14 +26,25 @@ impl World {
 
     /// Waits until a condition of a node has this status.
     pub async fn node_with(&self, kind: &str, number: usize, status: &str) -> Result<Node> {
+        self.node_until(kind, number, status, |condition| condition.status == status).await
+    }
+
+    /// Waits until a condition of a node is as described.
+    pub async fn node_until(
+        &self,
+        kind: &str,
+        number: usize,
+        what: &str,
+        holds: impl Fn(&NodeCondition) -> bool,
+    ) -> Result<Node> {
         let nodes: Api<Node> = Api::all(self.client.clone());
         let name = self.device(number);
-        eventually(&format!("node {name} has {kind}={status}"), SOON * 2, || async {
+        eventually(&format!("{kind} of node {name} is {what}"), SOON * 2, || async {
             let node = nodes.get(name).await.map_err(|error| error.to_string())?;
             let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
-            let ready = conditions.and_then(|all| all.iter().find(|condition| condition.type_ == kind));
-            match ready {
-                Some(ready) if ready.status == status => Ok(node),
+            let found = conditions.and_then(|all| all.iter().find(|condition| condition.type_ == kind));
+            match found {
+                Some(condition) if holds(condition) => Ok(node),
                 other => Err(format!("{other:?}")),
             }
         })

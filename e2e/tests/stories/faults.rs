@@ -5,26 +5,12 @@ use std::time::Duration;
 use anyhow::Result;
 use hawser_e2e::recipes;
 use hawser_e2e::wait::{SOON, never};
-use hawser_e2e::world::{Witness, World};
+use hawser_e2e::world::World;
 use hawser_lab::rope::Faults;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{NodeCondition, Pod};
 use kube::api::DeleteParams;
 
-/// A ready pod on the first device that signs its witness each time it starts.
-async fn steady_pod(world: &World, witness: &Witness) -> Result<Pod> {
-    let script = format!("{} exec sleep 1000", witness.sign());
-    let pod = world.create_pod(&recipes::pod("steady", world.device(0), &script)).await?;
-    world.pod_ready(&pod).await
-}
-
-/// The pod is ready, was never started again, and its one process is the one it always was.
-async fn undisturbed(world: &World, pod: &Pod, witness: &Witness) -> Result<()> {
-    let pod = world.pod_ready(pod).await?;
-    let main = &pod.status.and_then(|status| status.container_statuses).expect("a status")[0];
-    assert_eq!(main.restart_count, 0);
-    assert_eq!((witness.pids()?.len(), witness.alive()?), (1, 1));
-    Ok(())
-}
+use crate::steady::{steady_pod, undisturbed};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_leaves_and_returns_and_nothing_is_restarted() -> Result<()> {
@@ -168,6 +154,46 @@ async fn a_rope_that_loses_repeats_and_reorders_delays_everything_and_breaks_not
     undisturbed(&world, &pod, &witness).await?;
     println!("passed, lost, repeated, held back: {:?}", world.rope_tally(0));
     world.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_state_directory_that_is_read_only_stops_nothing_and_is_said() -> Result<()> {
+    let world = World::start("read-only", 1).await?;
+    let witness = world.witness("steady");
+    let pod = steady_pod(&world, &witness).await?;
+    let going = world.create_pod(&recipes::pod("going", world.device(0), "exec sleep 1000")).await?;
+    world.pod_ready(&going).await?;
+    world.kill_agent(0).await?;
+    if !world.start_agent_on_read_only_state(0).await? {
+        return world.end().await;
+    }
+    // The disk of whoever runs the stories may be under pressure by itself: the reason tells them apart.
+    let not_writable = |condition: &NodeCondition| condition.reason.as_deref() == Some("StateNotWritable");
+    world.node_until("DiskPressure", 0, "StateNotWritable", not_writable).await?;
+    undisturbed(&world, &pod, &witness).await?;
+    let said = world.agent_said(0);
+    let line = said.lines().find(|line| line.contains("the ledger cannot be written")).expect("a line about it");
+    assert!(line.contains("Read-only file system") && line.contains("make the directory writable"), "{line}");
+    // What is asked of the device goes on from memory: a pod is stopped, and a new one says what it waits for.
+    world.pods().delete("going", &DeleteParams::default()).await?;
+    world.pod_gone(&going).await?;
+    let next = world.create_pod(&recipes::pod("next", world.device(0), "exec sleep 1000")).await?;
+    world.pod_until(&next, "waits, and says for what", |pod| waits_for(pod, "Read-only file system")).await?;
+    undisturbed(&world, &pod, &witness).await?;
+    let status = world.agent_status(0).await.unwrap_err().to_string();
+    assert!(status.contains("cannot be asked") && status.contains("may write there"), "{status}");
+    // The agent notices by itself that it may write again.
+    world.make_state_writable(0).await?;
+    world.node_until("DiskPressure", 0, "something else", |condition| !not_writable(condition)).await?;
+    world.pod_ready_within(&next, SOON * 2).await?;
+    undisturbed(&world, &pod, &witness).await?;
+    world.end().await
+}
+
+fn waits_for(pod: &Pod, what: &str) -> bool {
+    let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
+    let waiting = statuses.and_then(|all| all.first()?.state.as_ref()?.waiting.as_ref());
+    waiting.and_then(|waiting| waiting.message.as_deref()).is_some_and(|message| message.contains(what))
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,5 +9,7 @@ mod kubectl;
 mod pods;
 mod references;
 mod refusals;
+mod steady;
 mod strangers;
+mod tls;
 mod workloads;

@@ -60,7 +60,7 @@ pub enum StartError {
     #[error("the hub cannot speak TLS")]
     Tls(#[from] TlsError),
     /// The address cannot be listened on: in use, not ours, or not allowed.
-    #[error("listen for MQTT on {address}: choose a free port, or 0 for any")]
+    #[error("cannot listen for MQTT on {address}: choose a free port, or 0 for any")]
     Listen {
         /// The address asked for.
         address: SocketAddr,

@@ -10,8 +10,10 @@ use hawser_wire::limits::MAX_PAYLOAD;
 use hawser_wire::{Channel, DeviceId, Root};
 use rumqttc::mqttbytes::v4::{ConnectReturnCode, Packet, SubscribeReasonCode};
 use rumqttc::mqttbytes::{QoS, v4::Subscribe, v4::SubscribeFilter};
-use rumqttc::{AsyncClient, ConnectionError, EventLoop, MqttOptions, Outgoing, Request, TlsConfiguration, Transport};
-use rustls::ClientConfig;
+use rumqttc::{
+    AsyncClient, ConnectionError, EventLoop, MqttOptions, Outgoing, Request, TlsConfiguration, TlsError, Transport,
+};
+use rustls::{CertificateError, ClientConfig};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -76,8 +78,8 @@ enum Told {
     /// Nothing: it has just begun.
     #[default]
     Nothing,
-    /// That there is no connection.
-    Down,
+    /// That there is no connection, with what would help against each cause since it was lost.
+    Down(Vec<&'static str>),
     /// That there is one, and that the hub refuses these subscriptions.
     Refused(Vec<String>),
     /// That all is well.
@@ -225,23 +227,17 @@ impl HubClient {
         }
     }
 
-    /// Says once per outage what is wrong and what helps, and how long to wait before the next attempt.
+    /// Says what is wrong and what helps, once per outage for each cause, and how long to wait before the next attempt.
     fn went_down(&mut self, error: &ConnectionError, pause: &mut Duration) -> Duration {
         self.metrics.on_hub(&self.address, false);
-        if std::mem::replace(&mut self.told, Told::Down) != Told::Down {
-            let fix = match error {
-                ConnectionError::ConnectionRefused(
-                    ConnectReturnCode::BadUserNamePassword | ConnectReturnCode::NotAuthorized,
-                ) => "check the password of user `bridge` on the hub and in --hub-password-file",
-                ConnectionError::ConnectionRefused(_) => "the hub answers and refuses: look into its log",
-                ConnectionError::Tls(_) => {
-                    "check that --hub names the host in the hub's certificate, and --hub-ca its authority"
-                }
-                ConnectionError::Io(_) | ConnectionError::NetworkTimeout => {
-                    "check --hub, and that the hub runs and can be reached from here"
-                }
-                _ => "look into the hub's log",
-            };
+        let fix = what_helps(error);
+        if !matches!(self.told, Told::Down(_)) {
+            self.told = Told::Down(Vec::new());
+        }
+        if let Told::Down(fixes) = &mut self.told
+            && !fixes.contains(&fix)
+        {
+            fixes.push(fix);
             tracing::error!(hub = self.address, %error, fix, "no connection to the hub; trying again until there is one");
         }
         let wait = jittered(*pause);
@@ -256,6 +252,42 @@ impl HubClient {
             let _ = tokio::time::timeout(Duration::from_millis(500), goodbye).await;
         }
         self.metrics.on_hub(&self.address, false);
+    }
+}
+
+fn what_helps(error: &ConnectionError) -> &'static str {
+    match error {
+        ConnectionError::ConnectionRefused(
+            ConnectReturnCode::BadUserNamePassword | ConnectReturnCode::NotAuthorized,
+        ) => "check the password of user `bridge` on the hub and in --hub-password-file",
+        ConnectionError::ConnectionRefused(_) => "the hub answers and refuses: look into its log",
+        ConnectionError::Tls(TlsError::Io(error)) => {
+            match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+                Some(rustls::Error::InvalidCertificate(error)) => what_helps_with(error),
+                _ => "check that this port of the hub speaks TLS",
+            }
+        }
+        ConnectionError::Io(_) | ConnectionError::NetworkTimeout => {
+            "check --hub, and that the hub runs and can be reached from here"
+        }
+        _ => "look into the hub's log, and check that --hub names a port for MQTT",
+    }
+}
+
+fn what_helps_with(error: &CertificateError) -> &'static str {
+    match error {
+        CertificateError::Expired
+        | CertificateError::ExpiredContext { .. }
+        | CertificateError::NotValidYet
+        | CertificateError::NotValidYetContext { .. } => "renew the hub's certificate, or set this machine's clock",
+        // The latter: of an authority of the same name with another key.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+            "name the authority of the hub's certificate with --hub-ca"
+        }
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            "write the host in --hub as the hub's certificate has it"
+        }
+        _ => "check the hub's certificate",
     }
 }
 
