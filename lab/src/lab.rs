@@ -23,7 +23,7 @@ use edge_provider::bridge::{Bridge, BridgeConfig, HubChoice};
 use edge_provider::device::Device;
 use embedded_hub::{Accounts, HubConfig, Password};
 use hawser_wire::session::StaticKey;
-use hawser_wire::{DeviceId, Root};
+use hawser_wire::{DeviceId, PublicKey, Root};
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Patch, PatchParams};
@@ -60,7 +60,15 @@ pub struct Lab {
     boards: Vec<Board>,
     stop: CancellationToken,
     /// Dropped last, if it is temporary.
-    _data: Data,
+    data: Data,
+}
+
+/// What a board needs to come together with the bridge.
+struct Meeting {
+    hub: HubUrl,
+    bridge: PublicKey,
+    client: Client,
+    runtime: RuntimeChoice,
 }
 
 /// A device of the lab.
@@ -123,14 +131,28 @@ impl Lab {
         let controllers = tokio::spawn(controllers.run(stop.child_token()));
         install(&client).await.context("setting up the lab's API")?;
         let bridge = Bridge::start(bridge_config(client.clone())?).await.context("starting the bridge")?;
-        let mut boards = Vec::new();
-        for number in 1..=args.devices {
-            let name = format!("lab-{number}");
-            boards.push(Board::start(&name, data.path(), args.runtime, &client, &bridge).await.with_context(|| name)?);
-        }
+        let hub = HubUrl::parse(bridge.hub_address()).map_err(|error| anyhow::anyhow!("{error}"))?;
+        let meet = Meeting { hub, bridge: bridge.public_key(), client: client.clone(), runtime: args.runtime };
         let bridge = tokio::spawn(bridge.run(stop.child_token()));
         let kubeconfig = args.kubeconfig.clone();
-        Ok(Self { api, client, kubeconfig, controllers, bridge, boards, stop, _data: data })
+        let mut lab = Self { api, client, kubeconfig, controllers, bridge, boards: Vec::new(), stop, data };
+        match lab.start_boards(args.devices, &meet).await {
+            Ok(()) => Ok(lab),
+            Err(error) => {
+                // Boards that did start would go on with their workloads.
+                lab.stop().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn start_boards(&mut self, count: u16, meet: &Meeting) -> Result<()> {
+        for number in 1..=count {
+            let name = format!("lab-{number}");
+            let board = Board::start(&name, self.data.path(), meet).await.with_context(|| name)?;
+            self.boards.push(board);
+        }
+        Ok(())
     }
 
     /// A client with all rights.
@@ -253,14 +275,15 @@ fn bridge_config(client: Client) -> Result<BridgeConfig> {
 }
 
 impl Board {
-    async fn start(name: &str, data: &Path, runtime: RuntimeChoice, client: &Client, bridge: &Bridge) -> Result<Self> {
+    async fn start(name: &str, data: &Path, meet: &Meeting) -> Result<Self> {
         let state = data.join(name);
-        std::fs::create_dir_all(&state)?;
-        let identity = identity(name, &state, bridge)?;
-        admit(name, &identity, client).await?;
+        std::fs::create_dir_all(&state)
+            .with_context(|| format!("the folder {} cannot be made; look at what is there", state.display()))?;
+        let identity = identity(name, &state, meet)?;
+        admit(name, &identity, &meet.client).await?;
         let config = AgentConfig::new(identity, state.clone());
         let secrets = secrets_folder(&state);
-        Ok(match runtime {
+        Ok(match meet.runtime {
             RuntimeChoice::Process => {
                 let process = ProcessConfig::new(state.join("pods"), secrets.clone());
                 let process = Arc::new(Process::new(process));
@@ -310,11 +333,11 @@ async fn end_workloads(runtime: &Arc<Process>) {
 }
 
 /// The device's identity: the one it had, or a new one. The hub's address differs from run to run.
-fn identity(name: &str, state: &Path, bridge: &Bridge) -> Result<Identity> {
+fn identity(name: &str, state: &Path, meet: &Meeting) -> Result<Identity> {
     let file = state.join(device_agent::identity::FILE);
-    let hub = HubUrl::parse(bridge.hub_address()).map_err(|error| anyhow::anyhow!("{error}"))?;
+    let (hub, bridge) = (meet.hub.clone(), meet.bridge);
     let identity = if file.exists() {
-        Identity { hub, bridge: bridge.public_key(), ..Identity::load(&file)? }
+        Identity { hub, bridge, ..Identity::load(&file)? }
     } else {
         let mut secret = [0; 32];
         getrandom::fill(&mut secret)?;
@@ -322,7 +345,7 @@ fn identity(name: &str, state: &Path, bridge: &Bridge) -> Result<Identity> {
             device: DeviceId::new(name)?,
             hub,
             root: Root::default(),
-            bridge: bridge.public_key(),
+            bridge,
             key: StaticKey::from_secret(secret),
             hub_ca: None,
             hub_password: None,
