@@ -28,6 +28,10 @@ struct World {
     key: StaticKey,
     token: Option<JoinToken>,
     expired: bool,
+    /// So many hellos it cannot answer yet.
+    put_off: u32,
+    /// It hears and does, and what it answers is lost.
+    unheard: bool,
     device_key: Option<PublicKey>,
     session: Option<Session>,
     object: Vec<u8>,
@@ -74,6 +78,8 @@ impl World {
             key: StaticKey::from_secret(random()),
             token: Some(token()),
             expired: false,
+            put_off: 0,
+            unheard: false,
             device_key: None,
             session: None,
             object,
@@ -103,6 +109,10 @@ impl World {
     fn hello(&mut self, hello: &Hello) -> Result<Envelope, RefusalKind> {
         let (root, device) = (Root::default(), device());
         let names = Names { root: &root, device: &device };
+        if self.put_off > 0 {
+            self.put_off -= 1;
+            return Err(RefusalKind::Unavailable);
+        }
         let responder = Responder::read(names, &self.key, random(), hello).map_err(|_| RefusalKind::Unreadable)?;
         let secret = match hello.intent {
             Intent::Join(id) => {
@@ -194,8 +204,11 @@ impl Cluster {
         let bridge = tokio::spawn(async move {
             while let Ok(event) = event_loop.poll().await {
                 let Event::Incoming(Packet::Publish(publish)) = event else { continue };
-                let answers = shared.lock().unwrap().handle(&publish.payload);
-                for answer in answers {
+                let (answers, unheard) = {
+                    let mut world = shared.lock().unwrap();
+                    (world.handle(&publish.payload), world.unheard)
+                };
+                for answer in answers.into_iter().filter(|_| !unheard) {
                     let topic = Channel::Down.topic(&Root::default(), &device());
                     let _ = client.try_publish(topic, QoS::AtLeastOnce, false, encode(&answer));
                 }
@@ -339,6 +352,89 @@ async fn each_refusal_has_its_code_and_one_line() {
     assert_eq!((other.status.code(), said(&other).contains("`pi`")), (Some(3), true), "{other:?}");
     let never = agent(&["status", "--state-dir", place("d").to_str().unwrap()]).await;
     assert_eq!((never.status.code(), said(&never).contains("hawser-agent join")), (Some(3), true), "{never:?}");
+    cluster.stop().await;
+}
+
+/// `hawser-agent join` under way.
+fn joining(dir: &Path, url: &str, key: &str) -> tokio::process::Child {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_hawser-agent"));
+    command.args(["join", url, "--name", "pi", "--bridge-key", key, "--token", &token().to_text(), "--state-dir"]);
+    command.arg(dir).stdout(std::process::Stdio::null()).kill_on_drop(true).spawn().unwrap()
+}
+
+#[tokio::test]
+async fn a_join_whose_answer_was_lost_needs_no_new_token() {
+    let mut cluster = Cluster::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    cluster.world.lock().unwrap().unheard = true;
+    let mut first = joining(dir.path(), &cluster.url(), &cluster.bridge_key());
+    cluster.until("the bridge has taken token and key", |world| world.device_key.is_some()).await;
+    assert!(cluster.world.lock().unwrap().token.is_none(), "the token is gone");
+    // The power goes, or whoever waits gives up.
+    first.kill().await.unwrap();
+    assert!(!identity(dir.path()).joined, "nobody told it that it has joined");
+
+    cluster.world.lock().unwrap().unheard = false;
+    let again = cluster.join(dir.path()).await;
+    let told = String::from_utf8_lossy(&again.stdout);
+    assert!(again.status.success() && told.contains("had joined already"), "{again:?}");
+    assert!(identity(dir.path()).joined);
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_bridge_that_is_starting_is_waited_for() {
+    let cluster = Cluster::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    cluster.world.lock().unwrap().put_off = 2;
+    let joined = cluster.join(dir.path()).await;
+    assert!(joined.status.success(), "{joined:?}");
+    assert_eq!(cluster.world.lock().unwrap().put_off, 0);
+    cluster.stop().await;
+}
+
+/// Passes connections on to a hub, and ends the first one when the device first speaks to the bridge.
+async fn losing_the_first(hub: std::net::SocketAddr) -> std::net::SocketAddr {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        for number in 0.. {
+            let (mut device, _) = listener.accept().await.unwrap();
+            let mut hub = tokio::net::TcpStream::connect(hub).await.unwrap();
+            if number > 0 {
+                let _ = tokio::io::copy_bidirectional(&mut device, &mut hub).await;
+                continue;
+            }
+            let (mut from_device, mut to_device) = device.split();
+            let (mut from_hub, mut to_hub) = hub.split();
+            let until_it_speaks = async {
+                let (mut packet, topic) = ([0; 1024], b"hawser/pi/up");
+                loop {
+                    let len = from_device.read(&mut packet).await.unwrap();
+                    if len == 0 || packet[..len].windows(topic.len()).any(|window| window == topic) {
+                        return;
+                    }
+                    to_hub.write_all(&packet[..len]).await.unwrap();
+                }
+            };
+            // Cancelled only to end: which half ends first does not matter.
+            tokio::select! {
+                () = until_it_speaks => {}
+                _ = tokio::io::copy(&mut from_hub, &mut to_device) => {}
+            }
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_join_outlives_the_loss_of_its_connection() {
+    let cluster = Cluster::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("mqtt://{}", losing_the_first(cluster.hub.local_addr()).await);
+    let joined = join(dir.path(), &url, "pi", &cluster.bridge_key(), &token().to_text()).await;
+    assert!(joined.status.success(), "{joined:?}");
     cluster.stop().await;
 }
 

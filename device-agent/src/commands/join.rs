@@ -80,7 +80,7 @@ enum JoinError {
     )]
     HubKeepsLosing { why: String, device: DeviceId },
     #[error(
-        "the bridge welcomed this device and then said no more; run the same command again, the token is still good"
+        "the bridge welcomed this device and then said no more, so nobody here knows whether it keeps the device's key; run the same command again: it asks with the key first, and needs the token only if the bridge did not keep it"
     )]
     Unconfirmed,
     #[error("{}: {}", advice(.0.kind), .0.message)]
@@ -350,4 +350,44 @@ impl Handshake {
 #[expect(clippy::disallowed_methods, reason = "a command is an IO edge: somebody is waiting for it")]
 fn now() -> Instant {
     Instant::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn handshake() -> Handshake {
+        let identity = Identity {
+            device: DeviceId::new("pi").unwrap(),
+            hub: HubUrl::parse("mqtt://hub").unwrap(),
+            root: Root::default(),
+            bridge: PublicKey([3; 32]),
+            key: StaticKey::from_secret([9; 32]),
+            hub_ca: None,
+            hub_password: None,
+            joined: false,
+        };
+        Handshake::new(&identity, None)
+    }
+
+    #[test]
+    fn giving_up_claims_no_more_than_is_known() {
+        let mut waiting = handshake();
+        waiting.reach = Reach::Connected;
+        let unanswered = waiting.given_up(false).to_string();
+        assert!(
+            unanswered.contains("no bridge answered within 20 s") && unanswered.contains("`hawser`"),
+            "{unanswered}"
+        );
+        // The bridge may have taken the token, or not: both must be said.
+        let unconfirmed = waiting.given_up(true).to_string();
+        assert!(unconfirmed.contains("run the same command again"), "{unconfirmed}");
+        assert!(unconfirmed.contains("nobody here knows") && !unconfirmed.contains("still good"), "{unconfirmed}");
+        let message = "the bridge is starting".to_owned();
+        waiting.put_off = Some(Refusal { kind: RefusalKind::Unavailable, message });
+        assert!(waiting.given_up(false).to_string().contains("try again later: the bridge is starting"));
+        waiting.reach = Reach::Lost("the hub ended the connection".to_owned());
+        let lost = waiting.given_up(true).to_string();
+        assert!(lost.contains("ended the connection, again and again") && lost.contains("`pi`"), "{lost}");
+    }
 }
