@@ -1,5 +1,7 @@
 //! What the stories in `tests/stories` are told with: a world of real processes, objects, and patience.
 
+#[cfg(test)]
+mod bad_input;
 pub mod ground;
 pub mod process;
 pub mod recipes;

@@ -197,6 +197,30 @@ fn waits_for(pod: &Pod, what: &str) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_corrupt_ledger_is_set_aside_and_what_runs_is_adopted() -> Result<()> {
+    let world = World::start("corrupt", 1).await?;
+    let witness = world.witness("steady");
+    let pod = steady_pod(&world, &witness).await?;
+    world.kill_agent(0).await?;
+    let ledger = world.state_of(0).join("ledger");
+    let mut bytes = std::fs::read(&ledger)?;
+    let middle = bytes.len() / 3;
+    bytes[middle] ^= 0x55;
+    std::fs::write(&ledger, bytes)?;
+    world.start_agent(0).await?;
+    world.node_ready(0).await?;
+    let next = world.create_pod(&recipes::pod("next", world.device(0), "exec sleep 1000")).await?;
+    world.pod_ready(&next).await?;
+    undisturbed(&world, &pod, &witness).await?;
+    let said = world.agent_said(0);
+    let line =
+        said.lines().find(|line| line.contains("the ledger is corrupt and was set aside")).expect("a line about it");
+    assert!(line.contains("ledger.corrupt-1") && line.contains("what runs goes on"), "{line}");
+    assert!(world.state_of(0).join("ledger.corrupt-1").exists(), "the evidence is kept");
+    world.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_stops_nothing_and_is_said() -> Result<()> {
     let Some(world) = World::start_on_small_disks("disk-full", 1).await? else { return Ok(()) };
     let witness = world.witness("steady");

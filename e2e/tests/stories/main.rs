@@ -9,6 +9,7 @@ mod kubectl;
 mod pods;
 mod references;
 mod refusals;
+mod setting_up;
 mod steady;
 mod strangers;
 mod tls;
