@@ -40,9 +40,9 @@ cluster:
 cluster-down:
     e2e/cluster/down {{ control_plane }}
 
-# tell the stories on the lab, or on the cluster that KUBECONFIG names: `just stories cluster`
+# tell the stories on the lab, or on the cluster that KUBECONFIG names, one after another: `just stories cluster`
 stories on="lab" *args:
-    HAWSER_E2E={{ on }} cargo test -p hawser-e2e --test stories -- {{ args }}
+    HAWSER_E2E={{ on }} cargo test -p hawser-e2e --test stories -- {{ if on == "cluster" { "--test-threads=1" } else { "" } }} {{ args }}
 
 # measure and print, as docs/benchmarks.md shows it
 bench:

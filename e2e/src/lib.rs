@@ -3,6 +3,7 @@
 #[cfg(test)]
 mod bad_input;
 pub mod ground;
+pub mod kubectl;
 pub mod process;
 pub mod recipes;
 pub mod stranger;

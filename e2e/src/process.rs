@@ -37,7 +37,8 @@ pub fn command(role: Role) -> Command {
     command
 }
 
-fn actor() -> PathBuf {
+/// The program that is any of them.
+pub fn actor() -> PathBuf {
     // Tests and the bench are beside it or one folder below.
     let mut folder = std::env::current_exe().unwrap_or_default();
     loop {

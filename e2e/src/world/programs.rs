@@ -1,5 +1,6 @@
 //! The programs of a world: started, killed, asked, and listened to.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
@@ -9,6 +10,7 @@ use tokio::process::Command;
 
 use super::board::Join;
 use super::{SYSTEM, World};
+use crate::ground::on_cluster;
 use crate::process::{Program, Role, command, output, processes_of};
 use crate::wait::{SOON, eventually};
 
@@ -65,10 +67,17 @@ impl World {
             bridge.args(["--http", "none"]);
         }
         if !arguments.contains(&"--kubelet-listen") {
-            bridge.args(["--kubelet-listen", "127.0.0.1:0"]);
+            // The port may be another one after a restart: the nodes tell it.
+            bridge.args(["--kubelet-listen", &SocketAddr::new(kubelet_address(), 0).to_string()]);
         }
         bridge.args(arguments);
         bridge
+    }
+
+    /// Whether API servers pass requests to `nodes/<name>/proxy` on to where the kubelet API of this world is: real ones
+    /// refuse loopback addresses.
+    pub fn kubelet_is_proxied(&self) -> bool {
+        !on_cluster() || !kubelet_address().is_loopback()
     }
 
     /// SIGKILL for the bridge.
@@ -310,4 +319,10 @@ fn read_only(folder: &Path, then: Command) -> Command {
     }
     unshare.stdin(std::process::Stdio::null()).kill_on_drop(true);
     unshare
+}
+
+/// Where the kubelet API of a world is: on loopback, or where HAWSER_KUBELET_ADDRESS says.
+fn kubelet_address() -> IpAddr {
+    let named = std::env::var("HAWSER_KUBELET_ADDRESS").ok().and_then(|address| address.parse().ok());
+    named.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
 }

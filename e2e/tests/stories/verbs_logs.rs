@@ -1,0 +1,218 @@
+//! `kubectl logs`.
+
+use anyhow::{Context, Result};
+use hawser_e2e::kubectl::Kubectl;
+use hawser_e2e::recipes;
+use hawser_e2e::wait::{SOON, eventually};
+use hawser_e2e::world::{HubKind, Setting, World, mosquitto};
+use hawser_lab::rope::Faults;
+use hawser_lab::table::pod_is_ready;
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::json;
+
+/// Shell code that waits until a file is there.
+fn until(path: &str) -> String {
+    format!("while [ ! -e {path} ]; do sleep 0.1; done")
+}
+
+fn restarts(pod: &Pod) -> i32 {
+    let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
+    statuses.and_then(|all| all.first()).map_or(0, |main| main.restart_count)
+}
+
+fn has_ended(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn logs_show_what_was_written_and_follow_what_is_written() -> Result<()> {
+    let world = World::start("logs", 1).await?;
+    let Some(kubectl) = Kubectl::of(&world) else { return world.end().await };
+    logs_are_shown_and_followed(&world, &kubectl).await?;
+    world.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn logs_come_over_mosquitto_too() -> Result<()> {
+    if mosquitto().is_none() {
+        println!("NOT TESTED: mosquitto is not there");
+        return Ok(());
+    }
+    let world = Setting::of("logs-mosquitto").devices(1).hub(HubKind::OpenMosquitto).start().await?;
+    let Some(kubectl) = Kubectl::of(&world) else { return world.end().await };
+    logs_are_shown_and_followed(&world, &kubectl).await?;
+    world.end().await
+}
+
+async fn logs_are_shown_and_followed(world: &World, kubectl: &Kubectl) -> Result<()> {
+    let (more, enough) = (world.witness("more"), world.witness("enough"));
+    let script = format!(
+        "echo one; echo two; echo three; {}; echo four >&2; {}; echo five",
+        until(&more.path()),
+        until(&enough.path())
+    );
+    let never = json!({ "restartPolicy": "Never" });
+    let pod = world.create_pod(&recipes::pod_with("talks", world.device(0), &script, never)).await?;
+    world.pod_ready(&pod).await?;
+    eventually("three lines are there", SOON, || async {
+        match kubectl.says(&["logs", "talks"]).await {
+            Ok(text) if text == "one\ntwo\nthree\n" => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await?;
+
+    assert_eq!(kubectl.says(&["logs", "talks", "--tail=2"]).await?, "two\nthree\n");
+    assert_eq!(kubectl.says(&["logs", "talks", "--tail=0"]).await?, "");
+    assert_eq!(kubectl.says(&["logs", "talks", "--limit-bytes=6"]).await?, "one\ntw");
+    assert_eq!(kubectl.says(&["logs", "pod/talks", "-c", "main"]).await?, "one\ntwo\nthree\n");
+    let timed = kubectl.says(&["logs", "talks", "--timestamps"]).await?;
+    for (line, text) in timed.lines().zip(["one", "two", "three"]) {
+        let (time, rest) = line.split_once(' ').with_context(|| timed.clone())?;
+        assert!(time.parse::<jiff::Timestamp>().is_ok() && rest == text, "{timed}");
+    }
+    // What was said a while ago is older than a second, soon.
+    eventually("the first lines are old", SOON, || async {
+        match kubectl.says(&["logs", "talks", "--since=1s"]).await {
+            Ok(text) if text.is_empty() => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await?;
+    assert_eq!(kubectl.says(&["logs", "talks", "--since=1h"]).await?, "one\ntwo\nthree\n");
+
+    let mut follower = kubectl.start(&["logs", "-f", "--tail=1", "talks"])?;
+    assert_eq!(follower.line().await?.as_deref(), Some("three"));
+    more.write("now")?;
+    assert_eq!(follower.line().await?.as_deref(), Some("four"));
+    enough.write("now")?;
+    // The container ends, and so does its log.
+    assert_eq!(follower.end().await?, (Some(0), vec!["five".to_owned()], String::new()));
+
+    // The pod has ended, its log is still there.
+    world.pod_until(&pod, "over", has_ended).await?;
+    assert_eq!(kubectl.says(&["logs", "talks"]).await?, "one\ntwo\nthree\nfour\nfive\n");
+    let (_, told) = kubectl.fails(&["logs", "talks", "--previous"]).await?;
+    assert!(told.contains("previous terminated container \"main\" in pod \"talks\" not found"), "{told}");
+    kubectl.says(&["delete", "pod", "talks"]).await?;
+    let (_, told) = kubectl.fails(&["logs", "talks"]).await?;
+    assert!(told.contains("pods \"talks\" not found"), "{told}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_of_a_life_before_the_last_crash_is_kept() -> Result<()> {
+    let world = World::start("logs-previous", 1).await?;
+    let Some(kubectl) = Kubectl::of(&world) else { return world.end().await };
+    let witness = world.witness("lives");
+    // Two lives: the first one crashes.
+    let script = format!(
+        "{}; echo life $(wc -l < {path}); [ $(wc -l < {path}) -gt 1 ] || exit 3; exec sleep 1000",
+        witness.note("x"),
+        path = witness.path()
+    );
+    let pod = world.create_pod(&recipes::pod("twice", world.device(0), &script)).await?;
+    world.pod_until(&pod, "restarted and running", |pod| restarts(pod) == 1 && pod_is_ready(pod)).await?;
+    assert_eq!(kubectl.says(&["logs", "twice"]).await?, "life 2\n");
+    assert_eq!(kubectl.says(&["logs", "twice", "--previous"]).await?, "life 1\n");
+    world.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_container_has_its_own_log() -> Result<()> {
+    let world = World::start("logs-containers", 1).await?;
+    let Some(kubectl) = Kubectl::of(&world) else { return world.end().await };
+    let container = |name: &str| {
+        let command = ["sh", "-c", &format!("echo I am {name}; exec sleep 1000")].map(str::to_owned);
+        json!({ "name": name, "image": "host", "command": command })
+    };
+    let more = json!({
+        "containers": [container("left"), container("right")],
+        "initContainers": [{ "name": "before", "image": "host", "command": ["echo", "first of all"] }],
+    });
+    let pod = world.create_pod(&recipes::pod_with("pair", world.device(0), "", more)).await?;
+    world.pod_ready(&pod).await?;
+    let both = eventually("both have spoken", SOON, || async {
+        match kubectl.says(&["logs", "pair", "--all-containers", "--prefix"]).await {
+            Ok(text) if text.lines().count() == 3 => Ok(text),
+            other => Err(other),
+        }
+    })
+    .await?;
+    let mut lines: Vec<_> = both.lines().collect();
+    lines.sort_unstable();
+    let expected = ["[pod/pair/before] first of all", "[pod/pair/left] I am left", "[pod/pair/right] I am right"];
+    assert_eq!(lines, expected);
+    assert_eq!(kubectl.says(&["logs", "pair"]).await?, "I am left\n");
+    assert_eq!(kubectl.says(&["logs", "pair", "-c", "before"]).await?, "first of all\n");
+    let (_, told) = kubectl.fails(&["logs", "pair", "-c", "middle"]).await?;
+    assert!(told.contains("container middle is not valid for pod pair"), "{told}");
+    let raw = format!("/api/v1/namespaces/{}/pods/pair/log", world.namespace());
+    let (_, told) = kubectl.fails(&["get", "--raw", &raw]).await?;
+    let choose = "a container name must be specified for pod pair, choose one of: [before left right]";
+    assert!(told.contains(choose), "{told}");
+    world.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_is_followed_through_its_rotations() -> Result<()> {
+    const STEPS: u32 = 6;
+    const LINES: u32 = 25_000;
+    let world = World::start("logs-rotate", 1).await?;
+    let Some(kubectl) = Kubectl::of(&world) else { return world.end().await };
+    let steps = world.witness("steps");
+    // About 1.6 MB of log in each step, so that there are files of 4 MiB to rotate. It waits until it has been read.
+    let script = format!(
+        "for step in $(seq 1 {STEPS}); do seq $(((step - 1) * {LINES} + 1)) $((step * {LINES})); \
+         while [ $(cat {path} 2>/dev/null || echo 0) -lt $step ]; do sleep 0.1; done; done",
+        path = steps.path()
+    );
+    let never = json!({ "restartPolicy": "Never" });
+    let pod = world.create_pod(&recipes::pod_with("much", world.device(0), &script, never)).await?;
+    world.pod_ready(&pod).await?;
+    let mut follower = kubectl.start(&["logs", "-f", "much"])?;
+    for number in 1..=STEPS * LINES {
+        let line = follower.line().await?;
+        assert_eq!(line, Some(number.to_string()));
+        if number % LINES == 0 {
+            steps.write(&(number / LINES).to_string())?;
+        }
+    }
+    assert_eq!(follower.end().await?, (Some(0), Vec::new(), String::new()));
+    let last = kubectl.says(&["logs", "much", "--tail=2"]).await?;
+    assert_eq!(last, format!("{}\n{}\n", STEPS * LINES - 1, STEPS * LINES));
+    world.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_of_a_device_that_is_away_is_not_there_and_that_is_said() -> Result<()> {
+    let world = World::start("logs-away", 1).await?;
+    let Some(kubectl) = Kubectl::of(&world) else { return world.end().await };
+    let go = world.witness("go");
+    let script = format!("echo here; {}; echo there; exec sleep 1000", until(&go.path()));
+    let pod = world.create_pod(&recipes::pod("far", world.device(0), &script)).await?;
+    world.pod_ready(&pod).await?;
+    let mut follower = kubectl.start(&["logs", "-f", "far"])?;
+    assert_eq!(follower.line().await?.as_deref(), Some("here"));
+    world.cut_rope(0);
+    world.node_with_ready(0, "Unknown").await?;
+    let (_, told) = kubectl.fails(&["logs", "far"]).await?;
+    assert_eq!(told.trim().lines().count(), 1, "one clear line: {told}");
+    assert!(told.contains("device"), "{told}");
+    // It goes on without us.
+    go.write("now")?;
+    world.mend_rope(0, Faults::default());
+    world.node_ready(0).await?;
+    eventually("the log is there again", SOON, || async {
+        match kubectl.says(&["logs", "far"]).await {
+            Ok(text) if text == "here\nthere\n" => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await?;
+    // Who followed the log has missed nothing.
+    assert_eq!(follower.line().await?.as_deref(), Some("there"));
+    follower.kill().await?;
+    world.end().await
+}
