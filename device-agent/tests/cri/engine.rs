@@ -187,17 +187,31 @@ state = "{dir}/state"
         command.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().success()
     }
 
-    /// A process of a container of this engine whose command line has these words.
+    /// A process of a container of this engine whose command line has these words. A container that has just been started
+    /// may still be on its way to its program.
     pub(crate) fn pid_of(&self, words: &str) -> i32 {
-        let mut line = Vec::new();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let all = self.processes();
+            if let Some((_, pid)) = all.iter().find(|(line, _)| line.contains(words)) {
+                return *pid;
+            }
+            assert!(Instant::now() < deadline, "no {words} in {all:?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// The first processes of all containers, with their command lines.
+    fn processes(&self) -> Vec<(String, i32)> {
+        let mut all = Vec::new();
         for shim in self.shims() {
             let children = std::fs::read_to_string(format!("/proc/{shim}/task/{shim}/children")).unwrap_or_default();
             for pid in children.split_whitespace() {
-                let words_of = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-                line.push((String::from_utf8_lossy(&words_of).replace('\0', " "), pid.parse().unwrap()));
+                let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+                all.push((String::from_utf8_lossy(&line).replace('\0', " "), pid.parse().unwrap()));
             }
         }
-        line.iter().find(|(line, _)| line.contains(words)).unwrap_or_else(|| panic!("no {words} in {line:?}")).1
+        all
     }
 
     /// Every process whose command line has this engine's directory: shims.
@@ -218,12 +232,21 @@ impl Drop for Engine {
     /// Nothing stays, however the test ended: neither processes nor mounts nor files.
     fn drop(&mut self) {
         self.crash();
-        for shim in self.shims() {
-            let children = std::fs::read_to_string(format!("/proc/{shim}/task/{shim}/children")).unwrap_or_default();
-            for pid in children.split_whitespace().filter_map(|pid| pid.parse().ok()).chain([shim]) {
-                let pid = rustix::process::Pid::from_raw(pid).unwrap();
-                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        // An engine that was killed in the middle of a start may have left a shim that is only just coming up.
+        for _ in 0..50 {
+            let shims = self.shims();
+            if shims.is_empty() {
+                break;
             }
+            for shim in shims {
+                let children =
+                    std::fs::read_to_string(format!("/proc/{shim}/task/{shim}/children")).unwrap_or_default();
+                for pid in children.split_whitespace().filter_map(|pid| pid.parse().ok()).chain([shim]) {
+                    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+                    let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+                }
+            }
+            std::thread::sleep(Duration::from_millis(20));
         }
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
         let dir = self.dir.path().display().to_string();
