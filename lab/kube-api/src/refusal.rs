@@ -53,6 +53,10 @@ impl FieldError {
         Self { reason: "FieldValueNotFound", field: field.into(), body: format!("Not found: {value}") }
     }
 
+    pub(crate) fn internal(field: impl Into<String>, detail: &str) -> Self {
+        Self { reason: "InternalError", field: field.into(), body: format!("Internal error: {detail}") }
+    }
+
     fn line(&self) -> String {
         format!("{}: {}", self.field, self.body)
     }

@@ -127,6 +127,12 @@ async fn a_pod_is_made_whole_and_goes_gracefully() -> Result<()> {
     let patch = json!({"status": {"phase": "Running"}, "spec": {"nodeName": "other"}});
     let running = pods.patch_status("p", &PatchParams::default(), &Patch::Merge(&patch)).await?;
     assert_eq!(running.status.clone().and_then(|status| status.phase).as_deref(), Some("Running"));
+    let addresses = json!({"status": {"podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}, {"ip": "10.0.0.2"}]}});
+    let (status, message) = code(pods.patch_status("p", &PatchParams::default(), &Patch::Merge(&addresses)).await);
+    assert_eq!(status, 422);
+    let told =
+        "status.podIPs: Invalid value: [{\"IP\":\"10.0.0.1\"},{\"IP\":\"10.0.0.2\"}]: may specify no more than one";
+    assert!(message.contains(told), "{message}");
     assert_eq!(running.spec.clone().and_then(|spec| spec.node_name).as_deref(), Some("n"));
     let main = pods.patch("p", &PatchParams::default(), &Patch::Merge(json!({"status": {"phase": "Failed"}}))).await?;
     assert_eq!(main.status.and_then(|status| status.phase).as_deref(), Some("Running"));

@@ -230,6 +230,22 @@ fn token_volume(name: &str) -> Value {
     ]}})
 }
 
+/// The one address of old and the list of today say the same: where they differ, the one counts, since an old kubelet
+/// knows only that.
+pub(crate) fn addresses(pod: &mut Value) {
+    let one = text(pod, &["status", "podIP"]).to_owned();
+    let first = list(pod, &["status", "podIPs"]).first().map(|item| text(item, &["ip"]).to_owned());
+    match first {
+        Some(first) if one.is_empty() && !first.is_empty() => {
+            map_at(pod, &["status"]).insert("podIP".to_owned(), first.into());
+        }
+        first if !one.is_empty() && first.as_ref() != Some(&one) => {
+            map_at(pod, &["status"]).insert("podIPs".to_owned(), json!([{ "ip": one }]));
+        }
+        _ => {}
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -303,5 +319,29 @@ mod tests {
         let mut pod = json!({"spec": {}});
         tolerate_for_a_while(&mut pod);
         assert_eq!(list(&pod, &["spec", "tolerations"]).len(), 2);
+    }
+
+    #[test]
+    fn one_address_and_the_list_agree() {
+        for (status, expected) in [
+            (json!({ "podIP": "10.0.0.9" }), json!({ "podIP": "10.0.0.9", "podIPs": [{ "ip": "10.0.0.9" }] })),
+            (
+                json!({ "podIPs": [{ "ip": "10.0.0.4" }] }),
+                json!({ "podIP": "10.0.0.4", "podIPs": [{ "ip": "10.0.0.4" }] }),
+            ),
+            (
+                json!({ "podIP": "10.0.0.1", "podIPs": [{ "ip": "10.0.0.2" }, { "ip": "fd00::1" }] }),
+                json!({ "podIP": "10.0.0.1", "podIPs": [{ "ip": "10.0.0.1" }] }),
+            ),
+            (
+                json!({ "podIP": "10.0.0.1", "podIPs": [{ "ip": "10.0.0.1" }, { "ip": "fd00::1" }] }),
+                json!({ "podIP": "10.0.0.1", "podIPs": [{ "ip": "10.0.0.1" }, { "ip": "fd00::1" }] }),
+            ),
+            (json!({}), json!({})),
+        ] {
+            let mut pod = json!({ "status": status });
+            addresses(&mut pod);
+            assert_eq!(pod["status"], expected);
+        }
     }
 }

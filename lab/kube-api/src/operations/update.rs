@@ -208,6 +208,9 @@ pub(crate) fn replace(
     let mut new = restrict(old, new, resource, &ask.subresource);
     keep_assigned(old, &mut new, resource);
     defaults::fill(&mut new, resource);
+    if resource.is_pod() && ask.subresource == "status" {
+        defaults::pods::addresses(&mut new);
+    }
     admit::tidy_metadata(&mut new);
     let spec_changed = at(old, &["spec"]) != at(&new, &["spec"]) || (resource.custom && content_changed(old, &new));
     if spec_changed && lifecycle::counts_generations(resource) {
@@ -229,6 +232,7 @@ pub(crate) fn replace(
     let errors = match ask.subresource.as_str() {
         "" => validation::on_update(old, &new, resource),
         _ if resource.custom => validation::on_update(old, &new, resource),
+        "status" => validation::on_status(&new, resource),
         _ => Vec::new(),
     };
     if !errors.is_empty() {

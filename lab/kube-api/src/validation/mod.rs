@@ -1,5 +1,6 @@
 //! What is refused, in the words of the real server. All pure.
 
+pub(crate) mod addresses;
 pub(crate) mod names;
 pub(crate) mod pods;
 pub(crate) mod workloads;
@@ -43,6 +44,11 @@ pub(crate) fn on_update(old: &Value, new: &Value, resource: &Resource) -> Vec<Fi
         _ => {}
     }
     errors
+}
+
+/// What is wrong with a new status.
+pub(crate) fn on_status(new: &Value, resource: &Resource) -> Vec<FieldError> {
+    if resource.is_pod() { addresses::of_pod(new) } else { Vec::new() }
 }
 
 fn immutable(old: &Value, new: &Value, path: &[&str]) -> Option<FieldError> {
