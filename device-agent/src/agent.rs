@@ -114,7 +114,7 @@ impl Agent {
         runtime: Arc<R>,
         service: impl FnOnce(Sight) -> S,
     ) -> Result<AgentHandle, StartError> {
-        let dir = StateDir::lock(&config.state_dir)?;
+        let dir = StateDir::claim(&config.state_dir).await?;
         let secret = *config.identity.key.secret();
         let path = dir.path().to_owned();
         let opened = tokio::task::spawn_blocking(move || Ledger::open(path, secret)).await;

@@ -4,11 +4,17 @@ use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 
 /// Where the state is unless `--state-dir` says otherwise.
 pub const DEFAULT: &str = "/var/lib/hawser-agent";
+
+/// How long an agent that starts lets somebody finish who has the directory: a command that only looks (`status`, `join`),
+/// or an agent that is about to end.
+const PATIENCE: Duration = Duration::from_secs(2);
+const ASK_EVERY: Duration = Duration::from_millis(50);
 
 /// The directory, locked until this is dropped.
 #[derive(Debug)]
@@ -46,6 +52,20 @@ impl StateDir {
         }
     }
 
+    /// As [`StateDir::lock`], but gives whoever has it a moment to finish.
+    pub async fn claim(path: &Path) -> Result<Self, StateDirError> {
+        let mut waited = Duration::ZERO;
+        loop {
+            match Self::lock(path) {
+                Err(StateDirError::InUse(_)) if waited < PATIENCE => {
+                    waited += ASK_EVERY;
+                    tokio::time::sleep(ASK_EVERY).await;
+                }
+                answer => return answer,
+            }
+        }
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
@@ -69,5 +89,18 @@ mod tests {
         assert_eq!(error.to_string().lines().count(), 1);
         drop(first);
         StateDir::lock(&path).unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_agent_that_starts_waits_for_somebody_who_only_looks_and_not_for_another_agent() {
+        let path = tempfile::tempdir().unwrap();
+        let looks = StateDir::lock(path.path()).unwrap();
+        let looking = async {
+            tokio::time::sleep(PATIENCE / 2).await;
+            drop(looks);
+        };
+        let (claimed, ()) = tokio::join!(StateDir::claim(path.path()), looking);
+        let _agent = claimed.unwrap();
+        assert!(matches!(StateDir::claim(path.path()).await, Err(StateDirError::InUse(_))));
     }
 }

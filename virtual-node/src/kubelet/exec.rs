@@ -76,9 +76,9 @@ pub(crate) fn stream<P: Provider>(
 /// `/run`: the whole output of a command in one answer.
 pub(crate) async fn run<P: Provider>(ask: Ask<P>, container: String) -> Result<Response, Refusal> {
     let command = route::value(&ask.query, "cmd").unwrap_or_default();
-    let command: Vec<String> = command.split(' ').map(str::to_owned).collect();
+    let words: Vec<String> = command.split(' ').map(str::to_owned).collect();
     let channels = Channels { stdout: true, stderr: true, ..Channels::default() };
-    let starting = ask.provider.exec(&ask.node, &ask.pod, &container, command, channels);
+    let starting = ask.provider.exec(&ask.node, &ask.pod, &container, words, channels);
     let process = ask.limited(starting).await.map_err(|error| failed(&error))?;
     let whole = async |output: Option<Output>| {
         let mut bytes = Vec::new();
@@ -95,7 +95,7 @@ pub(crate) async fn run<P: Provider>(ask: Ask<P>, container: String) -> Result<R
     match exit.map_err(|error| failed(&error))? {
         0 => Ok(json_bytes(Bytes::from(text))),
         code => {
-            let text = format!("command '{}' exited with {code}: {}", container, String::from_utf8_lossy(&text));
+            let text = format!("command '{command}' exited with {code}: {}", String::from_utf8_lossy(&text));
             Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, text))
         }
     }

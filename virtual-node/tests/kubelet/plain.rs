@@ -61,7 +61,10 @@ async fn commands_can_be_run_without_a_stream() -> Result<()> {
     let world = World::new().await?;
     assert_eq!(world.post("/run/default/web/main?cmd=say+out+err+0").await?, (StatusCode::OK, "outerr".into()));
     let (status, text) = world.post("/run/default/web/main?cmd=say+out+err+3").await?;
-    assert_eq!((status, text.as_str()), (StatusCode::INTERNAL_SERVER_ERROR, "command 'main' exited with 3: outerr"));
+    assert_eq!(
+        (status, text.as_str()),
+        (StatusCode::INTERNAL_SERVER_ERROR, "command 'say out err 3' exited with 3: outerr")
+    );
     world.stop().await
 }
 
