@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
+use hawser_cri::ErrorKind;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Exit, Failure, Place};
@@ -59,10 +60,11 @@ pub(super) async fn run(args: RunArgs) -> Result<(), Failure> {
     let mut config = AgentConfig::new(identity, args.place.state_dir.clone());
     config.max_pods = args.max_pods;
     let places = Places::of(&args, &config.identity)?;
-    let mut agent = match choose(args.runtime, args.cri.as_ref(), hawser_cri::socket::find(), &places) {
-        Some(socket) => {
-            let set_up = CriConfig::new(socket, config.identity.device.as_str(), places.engine_pods, places.secrets);
-            let runtime = Cri::connect(set_up).await.map_err(|error| Failure::new(Exit::Engine, error))?;
+    // Others cannot make containers, and may not even ask.
+    let found = hawser_cri::socket::find().filter(|_| rustix::process::geteuid().is_root());
+    let choice = choose(args.runtime, args.cri.as_ref(), found, &places);
+    let mut agent = match engine(choice, config.identity.device.as_str(), &places).await? {
+        Some(runtime) => {
             config.runtime_version = runtime.version().to_owned();
             Agent::start(config, Arc::new(runtime)).await?
         }
@@ -115,17 +117,50 @@ impl Places {
     }
 }
 
-/// The socket of the engine that is to run pods; `None`: the host itself is to. `found` is where an engine seems to be.
-fn choose(kind: RuntimeKind, given: Option<&PathBuf>, found: Option<PathBuf>, places: &Places) -> Option<PathBuf> {
+/// What is to run pods.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Choice {
+    Host,
+    /// The engine at this socket and nothing else.
+    Engine(PathBuf),
+    /// The engine that happens to be there, if it is one for pods.
+    Found(PathBuf),
+}
+
+/// The engine that was chosen; `None`: the host itself runs pods.
+async fn engine(choice: Choice, device: &str, places: &Places) -> Result<Option<Cri>, Failure> {
+    let (socket, only) = match choice {
+        Choice::Host => return Ok(None),
+        Choice::Engine(socket) => (socket, true),
+        Choice::Found(socket) => (socket, false),
+    };
+    let set_up = CriConfig::new(socket.clone(), device, places.engine_pods.clone(), places.secrets.clone());
+    match Cri::connect(set_up).await {
+        Ok(engine) => Ok(Some(engine)),
+        // An engine that is only late or ill is waited for by whoever starts us again: a device that once runs pods on
+        // the host keeps to it.
+        Err(error) if error.kind == ErrorKind::Unimplemented && !only => {
+            tracing::warn!(
+                socket = %socket.display(),
+                "the container engine there does not run pods, so programs of the host are run (if it is Docker's containerd: take `cri` out of disabled_plugins in /etc/containerd/config.toml, restart it, and start with --runtime cri)"
+            );
+            Ok(None)
+        }
+        Err(error) => Err(Failure::new(Exit::Engine, error)),
+    }
+}
+
+/// What is to run pods, where `found` is where an engine seems to be.
+fn choose(kind: RuntimeKind, given: Option<&PathBuf>, found: Option<PathBuf>, places: &Places) -> Choice {
     let has_pods = |path: &Path| std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some());
     // Where none is found, the error names the first of the usual places.
     let somewhere = || given.cloned().or(found.clone()).unwrap_or_else(|| hawser_cri::socket::USUAL[0].into());
     match kind {
-        RuntimeKind::Process => None,
-        RuntimeKind::Cri => Some(somewhere()),
-        RuntimeKind::Auto if given.is_some() || has_pods(&places.engine_pods) => Some(somewhere()),
-        RuntimeKind::Auto if has_pods(&places.host_pods) => None,
-        RuntimeKind::Auto => found,
+        RuntimeKind::Process => Choice::Host,
+        RuntimeKind::Cri => Choice::Engine(somewhere()),
+        RuntimeKind::Auto if given.is_some() || has_pods(&places.engine_pods) => Choice::Engine(somewhere()),
+        RuntimeKind::Auto if has_pods(&places.host_pods) => Choice::Host,
+        RuntimeKind::Auto => found.map_or(Choice::Host, Choice::Found),
     }
 }
 
@@ -166,20 +201,21 @@ mod tests {
             engine_pods: state.path().join("sandboxes"),
             secrets: PathBuf::new(),
         };
-        let (given, found) = (PathBuf::from("/given.sock"), Some(PathBuf::from("/found.sock")));
-        let usual = Some(PathBuf::from(hawser_cri::socket::USUAL[0]));
+        let (given, found) = (PathBuf::from("/given.sock"), PathBuf::from("/found.sock"));
+        let usual = || Choice::Engine(hawser_cri::socket::USUAL[0].into());
         let choose =
-            |kind, given: Option<&PathBuf>, found: &Option<PathBuf>| choose(kind, given, found.clone(), &places);
-        assert_eq!(choose(RuntimeKind::Process, Some(&given), &found), None);
-        assert_eq!(choose(RuntimeKind::Cri, Some(&given), &found), Some(given.clone()));
-        assert_eq!(choose(RuntimeKind::Cri, None, &found), found);
-        assert_eq!(choose(RuntimeKind::Cri, None, &None), usual);
-        assert_eq!(choose(RuntimeKind::Auto, None, &None), None);
-        assert_eq!(choose(RuntimeKind::Auto, None, &found), found);
-        assert_eq!(choose(RuntimeKind::Auto, Some(&given), &None), Some(given));
+            |kind, given: Option<&PathBuf>, found: Option<&PathBuf>| choose(kind, given, found.cloned(), &places);
+        assert_eq!(choose(RuntimeKind::Process, Some(&given), Some(&found)), Choice::Host);
+        assert_eq!(choose(RuntimeKind::Cri, Some(&given), Some(&found)), Choice::Engine(given.clone()));
+        assert_eq!(choose(RuntimeKind::Cri, None, Some(&found)), Choice::Engine(found.clone()));
+        assert_eq!(choose(RuntimeKind::Cri, None, None), usual());
+        assert_eq!(choose(RuntimeKind::Auto, None, None), Choice::Host);
+        assert_eq!(choose(RuntimeKind::Auto, None, Some(&found)), Choice::Found(found.clone()));
+        assert_eq!(choose(RuntimeKind::Auto, Some(&given), None), Choice::Engine(given));
         std::fs::create_dir_all(places.host_pods.join("uid")).unwrap();
-        assert_eq!(choose(RuntimeKind::Auto, None, &found), None, "an engine that was installed later changes nothing");
+        let later = "an engine that was installed later changes nothing";
+        assert_eq!(choose(RuntimeKind::Auto, None, Some(&found)), Choice::Host, "{later}");
         std::fs::create_dir_all(places.engine_pods.join("uid")).unwrap();
-        assert_eq!(choose(RuntimeKind::Auto, None, &None), usual, "an engine that is gone is missed");
+        assert_eq!(choose(RuntimeKind::Auto, None, None), usual(), "an engine that is gone is missed");
     }
 }

@@ -1,9 +1,10 @@
 //! What is wrong is said in words that help, and mends itself when it can.
 
 use device_agent::runtime::cri::{Cri, CriConfig};
+use hawser_cri::ErrorKind;
 use hawser_wire::deployment::{Container, PullPolicy, RestartPolicy, User};
 
-use crate::engine::{FOREIGN_IMAGE, IMAGE};
+use crate::engine::{Engine, FOREIGN_IMAGE, IMAGE};
 use crate::world::*;
 
 #[tokio::test]
@@ -11,6 +12,15 @@ async fn an_engine_that_is_not_there_is_named() {
     let config = CriConfig::new("/nonexistent/engine.sock".into(), "boat", "/nonexistent".into(), "/dev/shm".into());
     let error = Cri::connect(config).await.unwrap_err();
     assert!(error.to_string().starts_with("there is no container engine at /nonexistent/engine.sock"), "{error}");
+}
+
+#[tokio::test]
+async fn an_engine_that_does_not_run_pods_is_told_from_one_that_is_ill() {
+    let Some(mut engine) = Engine::start() else { return };
+    engine.run_without_pods();
+    let config = CriConfig::new(engine.socket(), "boat", "/nonexistent".into(), "/dev/shm".into());
+    let error = Cri::connect(config).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Unimplemented, "{error}");
 }
 
 #[tokio::test]
