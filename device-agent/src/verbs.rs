@@ -1,6 +1,6 @@
 //! What `kubectl logs`, `exec`, `attach`, `port-forward` and `top` do on a device whose containers are programs of the host.
 //!
-//! [`Verbs`] is the [`Service`](crate::streams::service::Service) of the `process` runtime, one file per verb. A container
+//! [`Verbs`] is the [`Service`] of the `process` runtime, one file per verb. A container
 //! lives with its shim: whatever a verb does, and however it ends, the container goes on.
 
 use std::io;

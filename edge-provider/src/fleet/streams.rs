@@ -127,7 +127,7 @@ impl Fleet {
     /// The device is not heard any more; its session may still be good.
     pub(super) fn streams_interrupt(&mut self, device: &DeviceId) {
         if let Some(streams) = self.streams_of(device) {
-            streams.streams.interrupt("the device is not heard any more");
+            streams.streams.interrupt(&format!("device {device} is not heard any more"));
         }
         self.pump_streams(device);
     }
