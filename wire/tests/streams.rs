@@ -398,8 +398,10 @@ fn a_session_that_ends_takes_its_streams_along() {
     assert_eq!(world.bridge.ended(id), Some(End::Lost("the device went offline".to_owned())));
     let refused = world.bridge.open(logs(), world.now);
     assert_eq!(refused, Err(NotOpened::Down("the device went offline".to_owned())));
+    world.bridge.has_news();
     world.bridge.release(id);
     assert!(world.bridge.is_empty());
+    assert!(world.bridge.has_news(), "there is nothing to say, but whoever counts streams has to look again");
     // The next session knows nothing of what was.
     world.bridge.begin(world.now);
     world.device.begin(world.now);

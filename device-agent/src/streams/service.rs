@@ -136,6 +136,11 @@ pub struct TerminalSize {
 
 /// A command in a container, or a container's own process.
 pub struct Process {
+    /// Its exit code, or a sentence why it is not known. It may come before the outputs have been read to their ends. Of an
+    /// attached container that is left alone it may never come.
+    /// It goes first when all of this is dropped: a command whose client has gone must not take the end of its input for
+    /// the client's last word.
+    pub exit: Pin<Box<dyn Future<Output = Result<i32, String>> + Send>>,
     /// There if it was asked for and can be had.
     pub stdin: Option<Input>,
     /// There if it was asked for.
@@ -144,9 +149,6 @@ pub struct Process {
     pub stderr: Option<Output>,
     /// There if there is a terminal. Only the last of several sizes matters: what finds no room is dropped.
     pub resize: Option<mpsc::Sender<TerminalSize>>,
-    /// Its exit code, or a sentence why it is not known. It may come before the outputs have been read to their ends. Of an
-    /// attached container that is left alone it may never come.
-    pub exit: Pin<Box<dyn Future<Output = Result<i32, String>> + Send>>,
 }
 
 impl fmt::Debug for Process {

@@ -37,9 +37,11 @@ pub(super) async fn exec(dir: &Path, request: ExecRequest) -> Result<Result<Proc
     Ok(exec_by(line, request).await.map_err(|error| failed(format!("the command was not started: {error}"))))
 }
 
-async fn exec_by(mut line: Line, request: ExecRequest) -> io::Result<Process> {
+async fn exec_by(line: Line, request: ExecRequest) -> io::Result<Process> {
     let channels = request.channels;
     let (streams, ours, theirs) = streams(channels)?;
+    // If this is dropped half way, the line goes before the streams, as it does in a `Process`.
+    let mut line = line;
     let call = ExecCall { command: request.command, streams, tty: channels.tty };
     let answer = call_for(&mut line, &call, &theirs).await?;
     // The command has its own copies; while we hold ours no stream would ever end.

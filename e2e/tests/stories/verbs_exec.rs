@@ -214,7 +214,7 @@ session.run_forever(timeout=60)
 print(session.read_stdout(), end='')
 print(session.read_stderr(), end='')
 print('exit', session.returncode)
-print(v1.read_namespaced_pod_log('box', namespace) == '')
+print(not v1.read_namespaced_pod_log('box', namespace))
 ";
 
 #[tokio::test(flavor = "multi_thread")]

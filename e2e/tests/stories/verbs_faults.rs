@@ -50,7 +50,7 @@ async fn a_device_that_is_lost_ends_its_streams() -> Result<()> {
     world.node_with_ready(0, "Unknown").await?;
     let (code, _, told) = tokio::time::timeout(GIVEN_UP, running.end()).await.context("kubectl hangs")??;
     assert_ne!(code, Some(0), "{told}");
-    assert!(told.contains("the device is not heard"), "{told}");
+    assert!(told.contains("is not heard any more"), "{told}");
     let (_, told) = kubectl.fails(&["exec", "box", "--", "true"]).await?;
     assert!(told.contains("device"), "{told}");
     world.mend_rope(0, Faults::default());

@@ -135,7 +135,8 @@ impl Mux {
         core::mem::take(&mut self.woken)
     }
 
-    /// Whether the application has done something since this was last asked, so that there may be something to transmit.
+    /// Whether the application has done something since this was last asked, so that there may be something to transmit, or
+    /// there are fewer streams.
     pub fn has_news(&mut self) -> bool {
         core::mem::take(&mut self.news)
     }
@@ -370,6 +371,8 @@ impl Mux {
         while let Some(id) = self.streams.iter().find(|(_, stream)| settled(stream)).map(|(id, _)| *id) {
             self.streams.remove(&id);
             self.forget(id);
+            // Whoever counts the streams hears of it, also when nothing is left to say.
+            self.news = true;
         }
     }
 
