@@ -70,9 +70,9 @@ async fn answer<S: Service>(stream: &Stream, request: StreamRequest, service: &S
             talk(stream, process).await;
         }
         StreamRequest::PortForward(pod, port) => {
-            let Connection { output, input } = service.port_forward(pod, port).await?;
+            let Connection { output, mut input } = service.port_forward(pod, port).await?;
             stream.accept();
-            tokio::join!(give(stream, output, stream.writer(1)), take(stream.reader(0), input));
+            tokio::join!(give(stream, output, stream.writer(1)), take(stream.reader(0), &mut input));
         }
         StreamRequest::Stats => {
             let stats = encode(&service.stats().await?);
@@ -117,9 +117,11 @@ async fn talk(stream: &Stream, process: Process) {
         code
     };
     let heard = async {
-        if let Some(stdin) = stdin {
+        let mut stdin = stdin;
+        if let Some(stdin) = &mut stdin {
             take(stream.reader(0), stdin).await;
         }
+        // Kept until `exit` has gone: a command must not take the going of its client for the end of its input.
         std::future::pending().await
     };
     let resized = async {
@@ -163,7 +165,7 @@ async fn give(stream: &Stream, mut output: Output, mut writer: Writer) {
 }
 
 /// Passes on what comes, and its end. If nobody takes it any more, the rest is thrown away.
-async fn take(mut reader: Reader, mut input: Input) {
+async fn take(mut reader: Reader, input: &mut Input) {
     loop {
         match read_some(&mut reader, CHUNK).await {
             Ok(bytes) if bytes.is_empty() => {
