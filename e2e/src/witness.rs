@@ -34,9 +34,11 @@ impl Witness {
         format!("echo {line} >> {}", self.path())
     }
 
-    /// Writes a line itself, for workloads that wait for it.
+    /// Writes a line itself, for workloads that wait for it. They see it whole or not at all.
     pub fn write(&self, line: &str) -> Result<()> {
-        std::fs::write(&self.path, line).with_context(|| self.path())
+        let draft = self.path.with_extension("draft");
+        std::fs::write(&draft, line).with_context(|| draft.display().to_string())?;
+        std::fs::rename(&draft, &self.path).with_context(|| self.path())
     }
 
     /// All lines so far.
@@ -81,5 +83,24 @@ impl Witness {
             }
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_reads_while_it_is_written_sees_a_whole_line() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let witness = Witness::new(folder.path(), "steps");
+        witness.write("0")?;
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| (1..5_000).try_for_each(|step: u32| witness.write(&step.to_string())));
+            while !writer.is_finished() {
+                assert_eq!(witness.lines()?.len(), 1);
+            }
+            writer.join().expect("the writer does not panic")
+        })
     }
 }
