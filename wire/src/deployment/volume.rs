@@ -1,0 +1,88 @@
+//! Volumes of an edge deployment, and their files.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use minicbor::{CborLen, Decode, Encode};
+
+use super::DeviceField;
+use crate::desired::ObjectRef;
+
+/// One volume.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, CborLen)]
+pub struct Volume {
+    /// Its name.
+    #[n(0)]
+    pub name: String,
+    /// What is in it.
+    #[n(1)]
+    pub source: VolumeSource,
+}
+
+/// What is in a volume.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, CborLen)]
+pub enum VolumeSource {
+    /// Nothing at first; lives as long as the pod.
+    #[n(0)]
+    EmptyDir(#[n(0)] EmptyDir),
+    /// Files that the bridge resolved: ConfigMaps, Secrets, downward API, tokens, or several of them projected.
+    #[n(1)]
+    Files(#[n(0)] Files),
+}
+
+/// A volume that is empty at first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, CborLen)]
+pub struct EmptyDir {
+    /// Whether it is kept in memory.
+    #[n(0)]
+    pub memory: bool,
+    /// How much may be in it.
+    #[n(1)]
+    pub size_limit: Option<u64>,
+}
+
+/// Files given by the bridge. A change of them reaches running containers.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, CborLen)]
+pub struct Files {
+    /// Whether any of it is secret, and so may never be written to the device's disk in the clear.
+    #[n(0)]
+    pub secret: bool,
+    /// The files.
+    #[n(1)]
+    pub entries: Vec<File>,
+}
+
+/// One file of a volume.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, CborLen)]
+pub struct File {
+    /// Its path below the volume: relative, without `..`.
+    #[n(0)]
+    pub path: String,
+    /// Its permission bits.
+    #[n(1)]
+    pub mode: u32,
+    /// Its content.
+    #[n(2)]
+    pub content: Content,
+}
+
+/// The content of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, CborLen)]
+pub enum Content {
+    /// A few bytes.
+    #[n(0)]
+    Inline(
+        #[n(0)]
+        #[cbor(with = "minicbor::bytes")]
+        Vec<u8>,
+    ),
+    /// A blob.
+    #[n(1)]
+    Blob(#[n(0)] ObjectRef),
+    /// Something that only the device knows.
+    #[n(2)]
+    Device(#[n(0)] DeviceField),
+}
+
+/// Content of at most this many bytes travels inline; more travels as a blob, so that one changed file moves alone.
+pub const MAX_INLINE: usize = 256;
