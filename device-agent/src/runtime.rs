@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 pub mod cri;
 pub mod process;
 pub mod scripted;
+pub(crate) mod volumes;
 
 /// Runs containers.
 ///
@@ -349,6 +350,9 @@ pub enum StartError {
     /// There is no container; try again later.
     #[error("{0}")]
     NotCreated(RuntimeError),
+    /// There is no container, because what it is to be does not fit what is on the device; try again later.
+    #[error("{0}")]
+    Config(String),
     /// The pod's place is not there any more: prepare it again.
     #[error("the pod's place is gone: {0}")]
     NoPlace(String),

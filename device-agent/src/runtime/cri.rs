@@ -12,26 +12,22 @@
 //!
 //! `describe` and the decisions of `image` and `exit` are pure; the rest talks to engine and disk.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use hawser_cri::{
-    CallError, CgroupDriver, Client, Container as EngineContainer, ContainerState, CreateContainerRequest, ErrorKind,
-    PodSandbox, PodSandboxState,
-};
+use hawser_cri::{CallError, CgroupDriver, Client, Container as EngineContainer, ContainerState, ErrorKind};
 use hawser_wire::PodUid;
-use hawser_wire::deployment::{Container, EdgeDeployment, Volume, VolumeSource};
+use hawser_wire::deployment::{Container, EdgeDeployment};
 use tokio::sync::Semaphore;
 
 use self::describe::Frame;
-use super::process::beneath::is_name;
-use super::process::place::{Naming, Places};
-use super::process::removal::remove_tree;
-use super::process::remove_log;
+use super::volumes::beneath::is_name;
+use super::volumes::place::{Naming, Places};
+use super::volumes::removal::{remove_log, remove_tree};
 use super::{
     ContainerId, ContainerStart, Exit, Found, FoundState, ImageProblem, ImageState, ImageWanted, PodReady, PodSetup,
     PrepareError, Refusal, Runtime, RuntimeError, RuntimeFacts, Signal, StartError, Started,
@@ -39,6 +35,7 @@ use super::{
 use crate::shim::identity::boot_id;
 use crate::streams::service::{NotServed, Served, Sight};
 
+mod admission;
 mod describe;
 mod exit;
 mod facts;
@@ -46,6 +43,8 @@ mod image;
 mod labels;
 mod place;
 mod rotate;
+mod sandbox;
+mod start;
 
 /// How the runtime is set up.
 #[derive(Debug, Clone)]
@@ -169,81 +168,6 @@ impl Cri {
         let all = self.0.client.list_containers(labels::of_container(self.device(), id)).await?;
         Ok(all.into_iter().find(|container| labels::id(container).as_ref() == Some(id)))
     }
-
-    async fn sandboxes(&self, uid: &PodUid) -> Result<Vec<PodSandbox>, CallError> {
-        self.0.client.list_pod_sandboxes(labels::of_pod(self.device(), uid)).await
-    }
-
-    /// The pod's sandbox, made if there is none that is ready.
-    async fn sandbox(&self, pod: &EdgeDeployment) -> Result<String, CallError> {
-        let all = self.sandboxes(&pod.uid).await?;
-        if let Some(ready) = ready(&all) {
-            return Ok(ready.id.clone());
-        }
-        for old in &all {
-            // Gives its network back; its containers stay to be asked about.
-            self.0.client.stop_pod_sandbox(&old.id).await?;
-        }
-        let attempts = all.iter().filter_map(|old| old.metadata.as_ref()).map(|metadata| metadata.attempt);
-        let attempt = attempts.max().map_or(0, |last| last.saturating_add(1));
-        let logs = place::logs(&self.0.places, &pod.uid);
-        self.0.client.run_pod_sandbox(describe::sandbox(self.frame(), pod, attempt, &logs)).await
-    }
-
-    async fn create(&self, start: &ContainerStart, container: &Container) -> Result<String, StartError> {
-        let pod = &*start.spec;
-        let failed = |what: &str, error: CallError| StartError::NotCreated(failure(what, error));
-        let sandboxes = self.sandboxes(&pod.uid).await.map_err(|error| failed("find the pod's sandbox", error))?;
-        let Some(sandbox) = ready(&sandboxes) else {
-            return Err(StartError::NoPlace("the pod's sandbox has ended".to_owned()));
-        };
-        let image = self.0.client.image_status(&container.image).await;
-        let image = image.map_err(|error| failed("look at the image", error))?.ok_or_else(|| {
-            let error = io::Error::new(io::ErrorKind::NotFound, "it is not on the device any more");
-            StartError::NotCreated(RuntimeError { operation: format!("use image {}", container.image), source: error })
-        })?;
-        describe::check_non_root(container, &image)
-            .map_err(io::Error::other)
-            .naming(|| format!("make {}", start.id))
-            .map_err(StartError::NotCreated)?;
-        let addresses = self.addresses().get(&pod.uid).cloned();
-        let (places, made, described) = (self.0.places.clone(), start.clone(), container.clone());
-        let mounts = self.blocking(move || place::prepare(&places, &made, &described, addresses.as_deref())).await;
-        let mounts = mounts.map_err(StartError::NotCreated)?;
-        let log = place::log_below(&start.id);
-        let config = describe::container(self.frame(), start, container, &image, mounts, log);
-        let attempt = sandbox.metadata.as_ref().map_or(0, |metadata| metadata.attempt);
-        let logs = place::logs(&self.0.places, &pod.uid);
-        let request = CreateContainerRequest {
-            pod_sandbox_id: sandbox.id.clone(),
-            config: Some(config),
-            sandbox_config: Some(describe::sandbox(self.frame(), pod, attempt, &logs)),
-        };
-        let created = self.0.client.create_container(request).await;
-        created.map_err(|error| failed(&format!("make {}", start.id), error))
-    }
-
-    /// How a container is that may have been started; `None`: it was not.
-    async fn started(&self, engine_id: &str) -> Result<Option<hawser_cri::ContainerStatus>, CallError> {
-        let status = self.0.client.container_status(engine_id, false).await?.status;
-        Ok(status.filter(|status| status.state() != ContainerState::Created))
-    }
-
-    /// Sandboxes that an agent made which died before it put anything into them.
-    async fn sweep(&self, containers: &[EngineContainer]) -> Result<(), CallError> {
-        let used: BTreeSet<&str> = containers.iter().map(|container| container.pod_sandbox_id.as_str()).collect();
-        for sandbox in self.0.client.list_pod_sandboxes(labels::ours(self.device())).await? {
-            if !used.contains(sandbox.id.as_str()) {
-                self.0.client.stop_pod_sandbox(&sandbox.id).await?;
-                self.0.client.remove_pod_sandbox(&sandbox.id).await?;
-            }
-        }
-        Ok(())
-    }
-}
-
-fn ready(sandboxes: &[PodSandbox]) -> Option<&PodSandbox> {
-    sandboxes.iter().find(|sandbox| sandbox.state() == PodSandboxState::Ready)
 }
 
 fn failure(operation: &str, error: CallError) -> RuntimeError {
@@ -290,7 +214,7 @@ impl Runtime for Cri {
     }
 
     fn refuse(&self, pod: &EdgeDeployment, container: &Container) -> Option<Refusal> {
-        refuse(pod, container).err()
+        admission::refuse(pod, container).err()
     }
 
     async fn inventory(&self) -> Result<Vec<Found>, RuntimeError> {
@@ -331,17 +255,8 @@ impl Runtime for Cri {
             places.prepare(&pod)
         })
         .await?;
-        let failed = |error| PrepareError::Sandbox(failure("ask the engine", error));
-        let sandbox = self.sandbox(&spec).await.map_err(failed)?;
-        let status = self.0.client.pod_sandbox_status(&sandbox).await.map_err(failed)?;
-        let addresses = status.network.filter(|_| !spec.host_network).map(|network| {
-            let more = network.additional_ips.into_iter().map(|more| more.ip);
-            std::iter::once(network.ip).chain(more).filter(|ip| !ip.is_empty()).collect::<Vec<_>>()
-        });
-        match &addresses {
-            Some(own) => self.addresses().insert(spec.uid.clone(), own.clone()),
-            None => self.addresses().remove(&spec.uid),
-        };
+        let addresses = self.sandbox_addresses(&spec).await;
+        let addresses = addresses.map_err(|error| PrepareError::Sandbox(failure("ask the engine", error)))?;
         Ok(PodReady { addresses })
     }
 
@@ -354,39 +269,7 @@ impl Runtime for Cri {
     }
 
     async fn start(&self, start: ContainerStart) -> Result<Started, StartError> {
-        let id = &start.id;
-        let failed = |what: &str, error: CallError| StartError::NotCreated(failure(&format!("{what} {id}"), error));
-        let container = start.container().ok_or(io::Error::other("the pod has no such container"));
-        let container = container.naming(|| format!("start {id}")).map_err(StartError::NotCreated)?;
-        let existing = self.find(id).await.map_err(|error| failed("look for", error))?;
-        let engine_id = match existing {
-            Some(existing) if existing.state() == ContainerState::Created => {
-                // Made by an agent that died before it started it; what it was to be may have changed since.
-                let removed = self.0.client.remove_container(&existing.id).await;
-                removed.map_err(|error| failed("replace", error))?;
-                self.create(&start, container).await?
-            }
-            Some(existing) => {
-                let status = self.started(&existing.id).await.map_err(|error| failed("look at", error))?;
-                let handle = status.as_ref().map(exit::handle).unwrap_or_default();
-                return Ok(Started { handle, not_enforced: Vec::new() });
-            }
-            None => self.create(&start, container).await?,
-        };
-        let refused = self.0.client.start_container(&engine_id).await.err();
-        let status = self.started(&engine_id).await.map_err(|error| failed("look at", error))?;
-        match (refused, status) {
-            (None, status) => Ok(Started {
-                handle: status.as_ref().map(exit::handle).unwrap_or_default(),
-                not_enforced: not_enforced(&start.spec, container),
-            }),
-            // It was not, or not yet: an engine that hangs may still do it. Then it is found by the next attempt.
-            (Some(error), None) => Err(failed("start", error)),
-            (Some(error), Some(status)) if status.state() == ContainerState::Exited => {
-                Err(StartError::NotStarted { code: status.exit_code, message: error.message })
-            }
-            (Some(_), Some(status)) => Ok(Started { handle: exit::handle(&status), not_enforced: Vec::new() }),
-        }
+        self.start_container(&start).await
     }
 
     async fn ended(&self, id: ContainerId) -> Exit {
@@ -422,10 +305,7 @@ impl Runtime for Cri {
 
     async fn remove_pod(&self, uid: PodUid) -> Result<(), RuntimeError> {
         let failed = |error| failure(&format!("remove the sandbox of {uid}"), error);
-        for sandbox in self.sandboxes(&uid).await.map_err(failed)? {
-            self.0.client.stop_pod_sandbox(&sandbox.id).await.map_err(failed)?;
-            self.0.client.remove_pod_sandbox(&sandbox.id).await.map_err(failed)?;
-        }
+        self.remove_sandboxes(&uid).await.map_err(failed)?;
         // Containers whose sandbox is gone already.
         for container in self.0.client.list_containers(labels::of_pod(self.device(), &uid)).await.map_err(failed)? {
             self.0.client.remove_container(&container.id).await.map_err(failed)?;
@@ -448,37 +328,4 @@ impl Runtime for Cri {
     fn log(&self, id: &ContainerId) -> Option<PathBuf> {
         Some(self.0.places.log(id))
     }
-}
-
-/// What of a container's description does not hold here.
-fn not_enforced(pod: &EdgeDeployment, container: &Container) -> Vec<String> {
-    let limited = |volume: &&Volume| {
-        let mounted = container.mounts.iter().any(|mount| mount.volume == volume.name);
-        mounted && matches!(&volume.source, VolumeSource::EmptyDir(empty) if empty.size_limit.is_some())
-    };
-    let line = |volume: &Volume| {
-        format!("emptyDir.sizeLimit of volume {}: the device does not limit the size of directories", volume.name)
-    };
-    pod.volumes.iter().filter(limited).map(line).collect()
-}
-
-/// Whether a container can run here. What the image says is seen later.
-fn refuse(pod: &EdgeDeployment, container: &Container) -> Result<(), Refusal> {
-    let refusal = |message: String| Err(Refusal { reason: "CreateContainerConfigError".to_owned(), message });
-    if !is_name(&container.name) {
-        return refusal(format!("{:?} is not a container's name", container.name));
-    }
-    for mount in &container.mounts {
-        let volume = pod.volumes.iter().find(|volume| volume.name == mount.volume);
-        let writable = volume.is_some_and(|volume| matches!(volume.source, VolumeSource::EmptyDir(_)));
-        // What a container writes there could lead the engine, which follows links, out of the volume.
-        if writable && mount.sub_path.as_deref().is_some_and(|path| !path.is_empty()) {
-            return refusal(format!(
-                "volumeMounts of {}: a device with a container engine cannot mount a part of an emptyDir yet: mount the \
-                 whole of volume {}",
-                container.name, mount.volume
-            ));
-        }
-    }
-    Ok(())
 }

@@ -38,9 +38,9 @@ use rustix::process::Pid;
 use tokio::sync::Semaphore;
 
 use self::admission::{not_enforced, refuse};
-use self::beneath::is_name;
-use self::place::{Naming, Places, make};
-use self::removal::remove_tree;
+use super::volumes::beneath::is_name;
+use super::volumes::place::{Naming, Places, make};
+use super::volumes::removal::{remove_log, remove_tree};
 use super::{
     ContainerId, ContainerStart, Exit, Found, PodReady, PodSetup, PrepareError, Refusal, Runtime, RuntimeError, Signal,
     StartError, Started,
@@ -49,12 +49,8 @@ use crate::shim::files::{self, CONTROL, CgroupSpec, Interactive, KILL, LOCK, Lau
 use crate::shim::identity::boot_id;
 
 mod admission;
-pub(crate) mod beneath;
-mod group;
 mod held;
-pub(in crate::runtime) mod place;
-pub(in crate::runtime) mod removal;
-mod volumes;
+mod work;
 
 /// The image that says "the host's own programs".
 pub const HOST_IMAGE: &str = "host";
@@ -418,21 +414,4 @@ fn listen(stdout: std::process::ChildStdout) -> io::Result<Reply> {
         return Err(io::Error::other("it ended without a word; is the program that was named as shim really one?"));
     }
     Ok(serde_json::from_str(&line)?)
-}
-
-pub(in crate::runtime) fn remove_log(log: &std::path::Path) -> io::Result<()> {
-    let (Some(dir), Some(name)) = (log.parent(), log.file_name().and_then(|name| name.to_str())) else { return Ok(()) };
-    let entries = match std::fs::read_dir(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        entries => entries?,
-    };
-    for entry in entries {
-        let entry = entry?;
-        let file = entry.file_name();
-        let rest = file.to_str().and_then(|file| file.strip_prefix(name));
-        if rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.')) {
-            std::fs::remove_file(entry.path())?;
-        }
-    }
-    Ok(())
 }

@@ -27,7 +27,7 @@ use super::log::{Lines, LogFile, Stream, wall};
 use super::start::Launcher;
 use super::sweep::{Reaped, kill_children, reap};
 use crate::runtime::ExitCause;
-use crate::runtime::process::beneath::Beneath;
+use crate::runtime::volumes::beneath::Beneath;
 
 /// A specification is one container; no honest one is longer.
 const MAX_SPEC: u64 = 8 * 1024 * 1024;

@@ -142,6 +142,8 @@ pub enum StartProblem {
     NoPlace(String),
     /// There is no container. Tried again with back-off.
     NotCreated(String),
+    /// There is no container, because what it is to be does not fit what is on the device. Tried again with back-off.
+    Config(String),
     /// Its program could not be started: the attempt has ended with this code.
     NotStarted {
         /// The exit code it counts as.
@@ -513,12 +515,16 @@ impl Lifecycle {
                     self.place = Place::Unmade;
                 }
             }
-            Err(StartProblem::NotCreated(message)) => {
+            Err(ref problem @ (StartProblem::NotCreated(ref message) | StartProblem::Config(ref message))) => {
                 out.event(Some(&id.name), true, "Failed", &format!("Error: {message}"));
                 let delay = doubled(container.create_delay);
                 container.create_delay = delay;
-                let reason = "CreateContainerError".to_owned();
-                container.activity = Activity::Blocked { reason, message, retry: Some(now + delay) };
+                let reason = match problem {
+                    StartProblem::Config(_) => "CreateContainerConfigError",
+                    _ => "CreateContainerError",
+                };
+                container.activity =
+                    Activity::Blocked { reason: reason.to_owned(), message: message.clone(), retry: Some(now + delay) };
             }
             Err(StartProblem::NotStarted { code, message }) => {
                 out.event(Some(&id.name), false, "Created", "Container created");

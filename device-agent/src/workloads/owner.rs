@@ -522,6 +522,7 @@ async fn start<R: Runtime>(
     };
     runtime.start(start).await.map_err(|error| match error {
         StartError::NotCreated(error) => StartProblem::NotCreated(error.line()),
+        StartError::Config(message) => StartProblem::Config(message),
         StartError::NoPlace(message) => StartProblem::NoPlace(message),
         StartError::NotStarted { code, message } => StartProblem::NotStarted { code, message },
     })

@@ -205,29 +205,9 @@ pub(super) fn hosts(pod: &EdgeDeployment, addresses: &[String]) -> String {
     text
 }
 
-/// Whether the container would run as root although it says that it must not.
-pub(super) fn check_non_root(container: &Container, image: &Image) -> Result<(), String> {
-    if !container.user.non_root {
-        return Ok(());
-    }
-    match (container.user.uid, image.uid.map(|uid| uid.value), image.username.as_str()) {
-        (Some(0), ..) => Err("container's runAsUser breaks non-root policy".to_owned()),
-        (Some(_), ..) => Ok(()),
-        (None, Some(0), _) | (None, None, "") => {
-            Err("container has runAsNonRoot and image will run as root: set runAsUser".to_owned())
-        }
-        (None, None, name) => Err(format!(
-            "container has runAsNonRoot and image has non-numeric user ({name}), cannot verify user is non-root: set \
-             runAsUser"
-        )),
-        (None, Some(_), _) => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hawser_wire::deployment::{PullPolicy, User};
 
     #[test]
     fn limits_are_reckoned_as_by_a_kubelet() {
@@ -241,41 +221,5 @@ mod tests {
         assert_eq!(asked(None, Some(2_000)), (2_048, 200_000, 100_000));
         assert_eq!(asked(Some(1), Some(1)), (2, 1_000, 100_000));
         assert_eq!(asked(Some(u64::MAX), Some(u64::MAX)).2, 100_000);
-    }
-
-    #[test]
-    fn who_must_not_be_root_is_checked_against_the_image() {
-        let image = |uid: Option<i64>, username: &str| Image {
-            uid: uid.map(|value| Int64Value { value }),
-            username: username.into(),
-            ..Image::default()
-        };
-        let container = |uid: Option<u32>| Container {
-            name: "c".into(),
-            image: "i".into(),
-            pull_policy: PullPolicy::Never,
-            command: vec![],
-            args: vec![],
-            working_dir: None,
-            env: vec![],
-            mounts: vec![],
-            resources: Resources::default(),
-            sidecar: false,
-            user: User { uid, gid: None, non_root: true },
-            termination_message_path: String::new(),
-            termination_message_from_logs: false,
-            interactive: None,
-            confinement: None,
-        };
-        for (uid, image, fine) in [
-            (Some(7), image(Some(0), ""), true),
-            (Some(0), image(Some(7), ""), false),
-            (None, image(Some(7), ""), true),
-            (None, image(Some(0), ""), false),
-            (None, image(None, ""), false),
-            (None, image(None, "web"), false),
-        ] {
-            assert_eq!(check_non_root(&container(uid), &image).is_ok(), fine, "{uid:?} {image:?}");
-        }
     }
 }

@@ -8,8 +8,8 @@ use hawser_cri::Mount;
 use hawser_wire::deployment::{Container, VolumeSource};
 
 use super::describe;
-use crate::runtime::process::beneath::Beneath;
-use crate::runtime::process::place::{Naming, Places, make};
+use crate::runtime::volumes::beneath::Beneath;
+use crate::runtime::volumes::place::{Naming, Places, make};
 use crate::runtime::{ContainerId, ContainerStart, RuntimeError};
 
 const HOSTS: &str = "hosts";

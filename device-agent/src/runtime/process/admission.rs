@@ -3,8 +3,8 @@
 use hawser_wire::deployment::{Container, EdgeDeployment, VolumeSource};
 
 use super::HOST_IMAGE;
-use super::beneath::{is_name, names};
 use crate::runtime::Refusal;
+use crate::runtime::volumes::beneath::{is_name, names};
 
 /// Whether a container can run here; `own` is the agent's user.
 pub(super) fn refuse(pod: &EdgeDeployment, container: &Container, own: u32) -> Result<(), Refusal> {

@@ -12,9 +12,10 @@ use rustix::process::{PidfdFlags, WaitOptions};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::beneath::is_name;
-use super::place::{Naming, Places, WORK};
+use super::work::WORK;
 use super::{CONTAINER_ID, Process, WORKLOAD_DIR};
+use crate::runtime::volumes::beneath::is_name;
+use crate::runtime::volumes::place::{Naming, Places};
 use crate::runtime::{ContainerId, Exit, ExitCause, Found, FoundState, Handle, RuntimeError};
 use crate::shim::files::{self, EXIT, ExitFile, LOCK, STATE, StateFile};
 use crate::shim::identity::{Identity, since_boot};

@@ -23,13 +23,13 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use hawser_wire::PodUid;
-use hawser_wire::deployment::{Container, Volume, VolumeSource};
+use hawser_wire::deployment::{Volume, VolumeSource};
 
-use super::beneath::{self, Beneath, names};
+use super::beneath::{Beneath, names};
+use super::files::write_files;
 use super::group;
 use super::removal::remove_tree;
-use super::volumes::write_files;
-use crate::runtime::{ContainerId, ContainerStart, PodSetup, RuntimeError};
+use crate::runtime::{ContainerId, PodSetup, RuntimeError};
 
 /// Names the operation that failed.
 pub(in crate::runtime) trait Naming<T> {
@@ -42,9 +42,6 @@ impl<T, E: Into<io::Error>> Naming<T> for Result<T, E> {
         self.map_err(|source| RuntimeError { operation: operation(), source: source.into() })
     }
 }
-
-/// The name of a container's own directory.
-pub(super) const WORK: &str = "work";
 
 /// The two roots.
 #[derive(Debug, Clone)]
@@ -62,12 +59,8 @@ impl Places {
         self.secrets.join(uid.as_str())
     }
 
-    fn container(&self, uid: &PodUid, name: &str) -> PathBuf {
+    pub(in crate::runtime) fn container(&self, uid: &PodUid, name: &str) -> PathBuf {
         self.pod(uid).join("containers").join(name)
-    }
-
-    pub(super) fn work(&self, id: &ContainerId) -> PathBuf {
-        self.container(&id.pod, &id.name).join(WORK)
     }
 
     pub(in crate::runtime) fn attempt(&self, id: &ContainerId) -> PathBuf {
@@ -138,7 +131,7 @@ impl Places {
     }
 
     /// The group whose members enter the pod's directories; `None`: there is none to give.
-    pub(super) fn group(&self, uid: &PodUid) -> Option<u32> {
+    pub(in crate::runtime) fn group(&self, uid: &PodUid) -> Option<u32> {
         group::of(&self.pod(uid)).filter(|_| rustix::process::geteuid().is_root())
     }
 
@@ -160,7 +153,7 @@ impl Places {
     ///
     /// An agent that died between making a place and the first start has written nothing down about the pod. If that is not
     /// wanted any more, nobody would ever remove its secrets.
-    pub(super) fn remove_unused(&self, used: &BTreeSet<&PodUid>) {
+    pub(in crate::runtime) fn remove_unused(&self, used: &BTreeSet<&PodUid>) {
         let Ok(entries) = fs::read_dir(&self.root) else { return };
         let uids = entries.flatten().filter_map(|entry| PodUid::new(entry.file_name().to_str()?).ok());
         // Where there are secrets, there is a place: what else lies in the directory of the secrets is not ours.
@@ -169,38 +162,6 @@ impl Places {
                 tracing::warn!(%error, %uid, "what was prepared for a pod stays");
             }
         }
-    }
-
-    /// What a program has to be able to enter.
-    pub(super) fn to_enter(&self, uid: &PodUid) -> Vec<PathBuf> {
-        [self.pod(uid), self.secret_pod(uid)].into_iter().filter(|place| place.exists()).collect()
-    }
-
-    /// Makes a container's own directory: mounts appear in it as links, the termination file is there and empty.
-    pub(in crate::runtime) fn prepare_work(
-        &self,
-        start: &ContainerStart,
-        container: &Container,
-    ) -> Result<PathBuf, RuntimeError> {
-        let work = self.work(&start.id);
-        let naming = || format!("make {}", work.display());
-        make(&self.container(&start.id.pod, &start.id.name), 0o711).naming(naming)?;
-        // Its mode is its user's business.
-        if !work.exists() {
-            make(&work, 0o755).naming(naming)?;
-        }
-        let root = Beneath::open(&work).naming(naming)?;
-        root.own(container.user.uid, container.user.gid, 0o755).naming(naming)?;
-        for (mount, sub_path) in container.mounts.iter().zip(&start.sub_paths) {
-            let naming = || format!("mount volume {} at {}", mount.volume, mount.path);
-            let volume = start.spec.volumes.iter().find(|volume| volume.name == mount.volume);
-            let volume = volume.ok_or(io::Error::other("the pod has no such volume")).naming(naming)?;
-            let source = self.mount_source(&start.id.pod, volume, sub_path.as_deref()).naming(naming)?;
-            link_mount(&root, &mount.path, &source).naming(naming)?;
-        }
-        // Below a mount, or where the program has put something else, there is no message.
-        let _ = make_termination(&root, container);
-        Ok(work)
     }
 
     pub(in crate::runtime) fn mount_source(
@@ -228,21 +189,6 @@ impl Places {
             }
         }
     }
-}
-
-fn link_mount(root: &Beneath, path: &str, source: &Path) -> io::Result<()> {
-    let names = names(path)?;
-    let (name, parents) = names.split_last().ok_or(io::Error::other("a volume cannot be mounted at /"))?;
-    let source = source.to_str().ok_or(io::Error::other("the directory's name is not text"))?;
-    root.make(parents, 0o755)?.link(source, name)
-}
-
-fn make_termination(root: &Beneath, container: &Container) -> io::Result<()> {
-    let names = names(&container.termination_message_path)?;
-    let Some((_, parents)) = names.split_last() else { return Ok(()) };
-    root.make(parents, 0o755)?;
-    let file = root.write_file(&container.termination_message_path, 0o666)?;
-    beneath::own(&file, container.user.uid, container.user.gid)
 }
 
 /// Makes a directory, or gives the one that is there this mode. For directories that nobody else may change.

@@ -1,0 +1,86 @@
+//! Making and starting containers.
+
+use std::io;
+
+use hawser_cri::{CallError, ContainerState, CreateContainerRequest};
+use hawser_wire::deployment::Container;
+
+use super::admission::{check_non_root, not_enforced};
+use super::sandbox::ready;
+use super::{Cri, describe, exit, failure, place};
+use crate::runtime::volumes::place::Naming;
+use crate::runtime::{ContainerStart, RuntimeError, StartError, Started};
+
+impl Cri {
+    pub(super) async fn start_container(&self, start: &ContainerStart) -> Result<Started, StartError> {
+        let id = &start.id;
+        let failed = |what: &str, error: CallError| StartError::NotCreated(failure(&format!("{what} {id}"), error));
+        let container = start.container().ok_or(io::Error::other("the pod has no such container"));
+        let container = container.naming(|| format!("start {id}")).map_err(StartError::NotCreated)?;
+        let existing = self.find(id).await.map_err(|error| failed("look for", error))?;
+        let engine_id = match existing {
+            Some(existing) if existing.state() == ContainerState::Created => {
+                // Made by an agent that died before it started it; what it was to be may have changed since.
+                let removed = self.0.client.remove_container(&existing.id).await;
+                removed.map_err(|error| failed("replace", error))?;
+                self.create(start, container).await?
+            }
+            Some(existing) => {
+                let status = self.started(&existing.id).await.map_err(|error| failed("look at", error))?;
+                let handle = status.as_ref().map(exit::handle).unwrap_or_default();
+                return Ok(Started { handle, not_enforced: Vec::new() });
+            }
+            None => self.create(start, container).await?,
+        };
+        let refused = self.0.client.start_container(&engine_id).await.err();
+        let status = self.started(&engine_id).await.map_err(|error| failed("look at", error))?;
+        match (refused, status) {
+            (None, status) => Ok(Started {
+                handle: status.as_ref().map(exit::handle).unwrap_or_default(),
+                not_enforced: not_enforced(&start.spec, container),
+            }),
+            // It was not, or not yet: an engine that hangs may still do it. Then it is found by the next attempt.
+            (Some(error), None) => Err(failed("start", error)),
+            (Some(error), Some(status)) if status.state() == ContainerState::Exited => {
+                Err(StartError::NotStarted { code: status.exit_code, message: error.message })
+            }
+            (Some(_), Some(status)) => Ok(Started { handle: exit::handle(&status), not_enforced: Vec::new() }),
+        }
+    }
+
+    async fn create(&self, start: &ContainerStart, container: &Container) -> Result<String, StartError> {
+        let pod = &*start.spec;
+        let failed = |what: &str, error: CallError| StartError::NotCreated(failure(what, error));
+        let sandboxes = self.sandboxes(&pod.uid).await.map_err(|error| failed("find the pod's sandbox", error))?;
+        let Some(sandbox) = ready(&sandboxes) else {
+            return Err(StartError::NoPlace("the pod's sandbox has ended".to_owned()));
+        };
+        let image = self.0.client.image_status(&container.image).await;
+        let image = image.map_err(|error| failed("look at the image", error))?.ok_or_else(|| {
+            let error = io::Error::new(io::ErrorKind::NotFound, "it is not on the device any more");
+            StartError::NotCreated(RuntimeError { operation: format!("use image {}", container.image), source: error })
+        })?;
+        check_non_root(pod, container, &image).map_err(StartError::Config)?;
+        let addresses = self.addresses().get(&pod.uid).cloned();
+        let (places, made, described) = (self.0.places.clone(), start.clone(), container.clone());
+        let mounts = self.blocking(move || place::prepare(&places, &made, &described, addresses.as_deref())).await;
+        let mounts = mounts.map_err(StartError::NotCreated)?;
+        let log = place::log_below(&start.id);
+        let config = describe::container(self.frame(), start, container, &image, mounts, log);
+        let attempt = sandbox.metadata.as_ref().map_or(0, |metadata| metadata.attempt);
+        let logs = place::logs(&self.0.places, &pod.uid);
+        let request = CreateContainerRequest {
+            pod_sandbox_id: sandbox.id.clone(),
+            config: Some(config),
+            sandbox_config: Some(describe::sandbox(self.frame(), pod, attempt, &logs)),
+        };
+        let created = self.0.client.create_container(request).await;
+        created.map_err(|error| failed(&format!("make {}", start.id), error))
+    }
+
+    /// How a container is that may have been started; `None`: it was not.
+    pub(super) async fn started(&self, engine_id: &str) -> Result<Option<hawser_cri::ContainerStatus>, CallError> {
+        let status = self.0.client.container_status(engine_id, false).await?.status;
+        Ok(status.filter(|status| status.state() != ContainerState::Created))
+    }
+}

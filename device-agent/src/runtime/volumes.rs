@@ -1,0 +1,7 @@
+//! What pods have on the disk, whichever runtime runs them: their places, and their volumes as directories.
+
+pub(crate) mod beneath;
+mod files;
+mod group;
+pub(super) mod place;
+pub(super) mod removal;
