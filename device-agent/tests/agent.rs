@@ -176,6 +176,7 @@ fn container() -> Container {
         termination_message_from_logs: false,
         interactive: None,
         confinement: None,
+        care: None,
     }
 }
 

@@ -8,9 +8,11 @@ use minicbor::{CborLen, Decode, Encode};
 use crate::desired::ObjectRef;
 use crate::ids::PodUid;
 
+mod care;
 mod container;
 mod volume;
 
+pub use self::care::*;
 pub use self::container::*;
 pub use self::volume::*;
 

@@ -130,6 +130,29 @@ fn container(pull_policy: PullPolicy) -> Container {
         termination_message_from_logs: true,
         interactive: None,
         confinement: None,
+        care: None,
+    }
+}
+
+fn care(action: Action) -> Care {
+    let probe = |grace_seconds| Probe {
+        action: action.clone(),
+        initial_delay_seconds: 1,
+        period_seconds: 10,
+        timeout_seconds: 2,
+        success_threshold: 3,
+        failure_threshold: 4,
+        grace_seconds,
+    };
+    let rule = |not_in, action| RestartRule { codes: vec![42, 43], not_in, action };
+    Care {
+        liveness: Some(probe(Some(5))),
+        readiness: Some(probe(None)),
+        startup: Some(probe(Some(300))),
+        post_start: Some(action.clone()),
+        pre_stop: Some(action.clone()),
+        restart: Some(RestartPolicy::OnFailure),
+        restart_rules: vec![rule(false, RestartAction::Container), rule(true, RestartAction::Pod)],
     }
 }
 
@@ -282,6 +305,26 @@ fn deployments(book: &mut Book) {
     let mut talks = deployment(RestartPolicy::Never, PullPolicy::Never);
     talks.containers[0].interactive = Some(Interactive { stdin: true, once: false, tty: true });
     book.add("EdgeDeployment/Interactive", talks);
+    for (name, action) in [
+        ("Exec", Action::Exec(vec!["cat".into(), "/tmp/ok".into()])),
+        (
+            "Http",
+            Action::Http(HttpGet {
+                https: true,
+                host: Some("192.0.2.1".into()),
+                port: 8443,
+                path: "/healthz?full".into(),
+                headers: vec![Header { name: "X-Probe".into(), value: "1".into() }],
+            }),
+        ),
+        ("Tcp", Action::Tcp(TcpSocket { host: None, port: 80 })),
+        ("Grpc", Action::Grpc(GrpcHealth { port: 9000, service: "store".into() })),
+        ("Sleep", Action::Sleep(5)),
+    ] {
+        let mut cared_for = deployment(RestartPolicy::Always, PullPolicy::Never);
+        cared_for.containers[0].care = Some(care(action));
+        book.add(&format!("EdgeDeployment/Care/{name}"), cared_for);
+    }
     let mut engine = deployment(RestartPolicy::Always, PullPolicy::Always);
     let login = RegistryLogin { registry: "r.example".into(), username: "u".into(), password: "p".into() };
     let port = |protocol, address| HostPort { host: 8080, pod: 80, protocol, address };

@@ -53,6 +53,7 @@ fn pod(name: &str) -> EdgeDeployment {
         termination_message_from_logs: false,
         interactive: None,
         confinement: None,
+        care: None,
     };
     EdgeDeployment {
         uid: uid(name),

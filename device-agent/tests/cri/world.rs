@@ -44,6 +44,7 @@ pub(crate) fn shell(script: &str) -> Container {
         termination_message_from_logs: false,
         interactive: None,
         confinement: None,
+        care: None,
     }
 }
 

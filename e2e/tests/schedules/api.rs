@@ -278,5 +278,6 @@ fn container(name: &str, image: u32) -> Container {
         termination_message_from_logs: false,
         interactive: None,
         confinement: None,
+        care: None,
     }
 }

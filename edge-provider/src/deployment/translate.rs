@@ -192,6 +192,7 @@ fn container(pod: &Subject<'_>, place: &Place<'_>, fetched: &Fetched) -> Transla
         env: environment::environment(pod, place, fetched)?,
         interactive: interactive(container),
         confinement: engine::confinement(pod.spec, place),
+        care: None,
     })
 }
 

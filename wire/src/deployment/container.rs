@@ -5,6 +5,8 @@ use alloc::vec::Vec;
 
 use minicbor::{CborLen, Decode, Encode};
 
+use super::Care;
+
 /// One container.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, CborLen)]
 pub struct Container {
@@ -55,6 +57,9 @@ pub struct Container {
     /// How it is confined; `None`: as the runtime does it by itself.
     #[n(14)]
     pub confinement: Option<Confinement>,
+    /// How it is looked after; `None`: it is started again as the pod says.
+    #[n(15)]
+    pub care: Option<Care>,
 }
 
 /// How clients may talk to a container's process.

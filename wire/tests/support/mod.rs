@@ -111,6 +111,51 @@ fn confinement() -> impl Strategy<Value = Confinement> {
     })
 }
 
+fn care() -> impl Strategy<Value = Care> {
+    let rule = (vec(any::<i32>(), 0..3), any::<bool>(), any::<bool>()).prop_map(|(codes, not_in, pod)| RestartRule {
+        codes,
+        not_in,
+        action: if pod { RestartAction::Pod } else { RestartAction::Container },
+    });
+    let probes = (of(probe()), of(probe()), of(probe()));
+    (probes, of(action()), of(action()), of(restart_policy()), vec(rule, 0..3)).prop_map(
+        |((liveness, readiness, startup), post_start, pre_stop, restart, restart_rules)| Care {
+            liveness,
+            readiness,
+            startup,
+            post_start,
+            pre_stop,
+            restart,
+            restart_rules,
+        },
+    )
+}
+
+fn probe() -> impl Strategy<Value = Probe> {
+    (action(), any::<[u32; 5]>(), of(any::<u32>())).prop_map(|(action, numbers, grace_seconds)| Probe {
+        action,
+        initial_delay_seconds: numbers[0],
+        period_seconds: numbers[1],
+        timeout_seconds: numbers[2],
+        success_threshold: numbers[3],
+        failure_threshold: numbers[4],
+        grace_seconds,
+    })
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    let header = (text(), text()).prop_map(|(name, value)| Header { name, value });
+    let http = (any::<bool>(), of(text()), any::<u16>(), text(), vec(header, 0..3))
+        .prop_map(|(https, host, port, path, headers)| HttpGet { https, host, port, path, headers });
+    prop_oneof![
+        vec(text(), 0..3).prop_map(Action::Exec),
+        http.prop_map(Action::Http),
+        (of(text()), any::<u16>()).prop_map(|(host, port)| Action::Tcp(TcpSocket { host, port })),
+        (any::<u16>(), text()).prop_map(|(port, service)| Action::Grpc(GrpcHealth { port, service })),
+        any::<u32>().prop_map(Action::Sleep),
+    ]
+}
+
 fn restart_policy() -> impl Strategy<Value = RestartPolicy> {
     prop_oneof![Just(RestartPolicy::Always), Just(RestartPolicy::OnFailure), Just(RestartPolicy::Never)]
 }
@@ -128,7 +173,7 @@ fn container() -> impl Strategy<Value = Container> {
         (text(), text(), pull, vec(text(), 0..3), vec(text(), 0..3), of(text())),
         (
             (vec(env, 0..4), vec(mount, 0..3), resources, any::<bool>(), user, text(), any::<bool>()),
-            (of(interactive), of(confinement())),
+            (of(interactive), of(confinement()), of(care())),
         ),
     )
         .prop_map(|(head, (tail, more))| Container {
@@ -147,6 +192,7 @@ fn container() -> impl Strategy<Value = Container> {
             termination_message_from_logs: tail.6,
             interactive: more.0,
             confinement: more.1,
+            care: more.2,
         })
 }
 

@@ -87,6 +87,7 @@ mod tests {
             termination_message_from_logs: false,
             interactive: None,
             confinement: None,
+            care: None,
         }
     }
 

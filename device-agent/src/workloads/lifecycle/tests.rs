@@ -30,6 +30,7 @@ pub(super) fn container(name: &str) -> Described {
         termination_message_from_logs: false,
         interactive: None,
         confinement: None,
+        care: None,
     }
 }
 
