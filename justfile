@@ -44,6 +44,10 @@ cluster-down:
 stories on="lab" *args:
     HAWSER_E2E={{ on }} cargo test -p hawser-e2e --test stories -- {{ if on == "cluster" { "--test-threads=1" } else { "" } }} {{ args }}
 
+# fuzz every decoder of bytes from outside: `just fuzz 600 mux` gives one of them ten minutes
+fuzz *args:
+    fuzz/run {{ args }}
+
 # measure and print, as docs/benchmarks.md shows it
 bench:
     cargo run --release -p hawser-e2e --bin bench
