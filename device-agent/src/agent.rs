@@ -33,6 +33,7 @@ use crate::state_dir::{StateDir, StateDirError};
 use crate::streams;
 use crate::streams::serve::serve;
 use crate::streams::service::{Served, Service, Sight};
+use crate::upkeep::{self, ImageLimits, Upkeep};
 use crate::workloads::{Parts, Workloads};
 
 pub use status::{Status, StatusError, WorkloadLine};
@@ -57,13 +58,16 @@ pub struct AgentConfig {
     pub max_pods: u32,
     /// The runtime for people, `<name>://<version>`.
     pub runtime_version: String,
+    /// When unused images go.
+    pub images: ImageLimits,
 }
 
 impl AgentConfig {
     /// The usual settings.
     pub fn new(identity: Identity, state_dir: PathBuf) -> Self {
         let runtime_version = format!("process://{VERSION}");
-        Self { identity, state_dir, time: TimeSource::kernel(), max_pods: 110, runtime_version }
+        let (time, images) = (TimeSource::kernel(), ImageLimits::default());
+        Self { identity, state_dir, time, max_pods: 110, runtime_version, images }
     }
 }
 
@@ -174,6 +178,13 @@ impl Agent {
         let sight = Sight { desired: desired.clone(), clock: now.clone() };
         let service = Arc::new(service(sight));
         let asked = runtime.clone();
+        let upkeep = Upkeep {
+            runtime: runtime.clone(),
+            desired: desired.clone(),
+            reports: reports_in.clone(),
+            clock: now.clone(),
+            limits: config.images,
+        };
         let workloads = Workloads::start(Parts {
             runtime,
             desired: desired.clone(),
@@ -200,6 +211,7 @@ impl Agent {
             ("streams", tokio::spawn(serve(streams.clone(), service, stop.clone()))),
             ("runtime", tokio::spawn(facts::watch_runtime(asked, runtime_in, stop.clone()))),
             ("facts", tokio::spawn(measuring)),
+            ("upkeep", tokio::spawn(upkeep::run(upkeep, stop.clone()))),
             ("housekeeping", tokio::spawn(housekeeping::run(ledger.clone(), clock.clone(), reports_in, stop.clone()))),
             ("status", tokio::spawn(status::serve(board, dir.path().to_owned(), stop.clone()))),
         ];

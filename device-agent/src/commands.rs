@@ -79,6 +79,7 @@ impl Place {
 #[repr(u8)]
 pub(crate) enum Exit {
     Failed = 1,
+    Usage = 2,
     NotJoined = 3,
     Refused = 4,
     Unreachable = 5,

@@ -1,7 +1,7 @@
 //! The agent: a durable desired set becomes workloads on a runtime, and what happens is reported.
 //!
 //! [`ledger`] keeps everything that must survive; [`link`] talks to the bridge and says what is desired; [`workloads`] makes
-//! it true on a [`runtime`] and reports; [`streams`] carries logs and shells, which [`verbs`] reads and runs; [`agent`] puts
+//! it true on a [`runtime`] and reports; [`streams`] carries logs and shells, which [`verbs`] reads and runs; [`upkeep`] keeps the device usable; [`agent`] puts
 //! them together; [`commands`] are what people type.
 
 pub mod agent;
@@ -16,6 +16,7 @@ pub mod runtime;
 pub mod shim;
 pub mod state_dir;
 pub mod streams;
+pub mod upkeep;
 pub mod verbs;
 mod workload_store;
 pub mod workloads;

@@ -4,7 +4,7 @@
 //! when told, says when it ended, and removes what is left. Everything that decides is in
 //! [`lifecycle`](crate::workloads::lifecycle).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::future::Future;
 use std::path::PathBuf;
@@ -108,6 +108,20 @@ pub trait Runtime: Send + Sync + 'static {
     /// Kills what still runs of a pod and removes everything that is left of it.
     fn remove_pod(&self, uid: PodUid) -> impl Future<Output = Result<(), RuntimeError>> + Send;
 
+    /// The images on the device and the disk that holds them; `None`: this runtime has none. `wanted` are the images that
+    /// pods of this device name.
+    fn image_store(
+        &self,
+        _wanted: &BTreeSet<String>,
+    ) -> impl Future<Output = Result<Option<ImageStore>, RuntimeError>> + Send {
+        async { Ok(None) }
+    }
+
+    /// Removes an image that nothing uses. One that is gone already is no failure.
+    fn remove_image(&self, _id: String) -> impl Future<Output = Result<(), RuntimeError>> + Send {
+        async { Ok(()) }
+    }
+
     /// What the device tells about its runtime. Asked again and again; it says how it is, and does not fail.
     fn facts(&self) -> impl Future<Output = RuntimeFacts> + Send {
         async { RuntimeFacts::default() }
@@ -125,6 +139,32 @@ pub struct RuntimeFacts {
     pub images: Vec<Image>,
     /// Conditions of the device that are the runtime's business.
     pub conditions: Vec<Condition>,
+}
+
+/// Images and the disk that holds them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ImageStore {
+    /// The size of the disk in bytes.
+    pub total: u64,
+    /// How many bytes of it are free.
+    pub available: u64,
+    /// The images.
+    pub images: Vec<StoredImage>,
+}
+
+/// An image on the device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredImage {
+    /// Its identity.
+    pub id: String,
+    /// One of its names, for people.
+    pub name: String,
+    /// Its size in bytes; parts may be shared with other images.
+    pub bytes: u64,
+    /// A container has it, whoever's container that is, or a pod of this device names it.
+    pub in_use: bool,
+    /// The runtime itself needs it.
+    pub kept: bool,
 }
 
 /// One start of one container of one pod.

@@ -42,7 +42,7 @@ mod owner;
 pub mod plan;
 pub mod store;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use self::expand::HostFacts;
 pub use self::store::{MemoryStore, StoreError, WorkloadStore};

@@ -188,6 +188,17 @@ impl Client {
         Ok(answer.image)
     }
 
+    /// Removes an image with all its names. An unknown one is no failure.
+    pub async fn remove_image(&self, image: &str) -> Result<(), CallError> {
+        let request = RemoveImageRequest { image: Some(ImageSpec::named(image)) };
+        missing_is_done(self.call::<_, Empty>(IMAGES, "RemoveImage", request, WORK).await.map(drop))
+    }
+
+    /// Where images are, and how much they take.
+    pub async fn image_fs_info(&self) -> Result<ImageFsInfoResponse, CallError> {
+        self.call(IMAGES, "ImageFsInfo", Empty {}, QUICK).await
+    }
+
     /// Fetches an image; its identity. It may take as long as `limit`.
     pub async fn pull_image(&self, request: PullImageRequest, limit: Duration) -> Result<String, CallError> {
         let answer: PullImageResponse = self.call(IMAGES, "PullImage", request, limit).await?;

@@ -12,6 +12,7 @@ use crate::agent::{Agent, AgentConfig, StartError};
 use crate::identity::Identity;
 use crate::runtime::cri::{Cri, CriConfig};
 use crate::runtime::process::{Process, ProcessConfig};
+use crate::upkeep::ImageLimits;
 
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
@@ -32,6 +33,12 @@ pub(super) struct RunArgs {
     /// How many pods the device takes.
     #[arg(long, default_value_t = 110, value_parser = clap::value_parser!(u32).range(1..=512), value_name = "N")]
     max_pods: u32,
+    /// From how full a disk on (percent) unused images are removed; 100: never.
+    #[arg(long, default_value_t = 85, value_parser = clap::value_parser!(u8).range(1..=100), value_name = "PERCENT")]
+    image_gc_high: u8,
+    /// Until how full a disk unused images are removed; less than the above.
+    #[arg(long, default_value_t = 80, value_parser = clap::value_parser!(u8).range(0..=99), value_name = "PERCENT")]
+    image_gc_low: u8,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -45,6 +52,7 @@ enum RuntimeKind {
 }
 
 pub(super) async fn run(args: RunArgs) -> Result<(), Failure> {
+    let images = image_limits(args.image_gc_high, args.image_gc_low)?;
     let identity = args.place.identity()?;
     if !identity.joined {
         let path = args.place.config();
@@ -59,6 +67,7 @@ pub(super) async fn run(args: RunArgs) -> Result<(), Failure> {
     tracing::info!(device = %identity.device, hub = %identity.hub, version = crate::agent::VERSION, "starting");
     let mut config = AgentConfig::new(identity, args.place.state_dir.clone());
     config.max_pods = args.max_pods;
+    config.images = images;
     let places = Places::of(&args, &config.identity)?;
     // Others cannot make containers, and may not even ask.
     let found = hawser_cri::socket::find().filter(|_| rustix::process::geteuid().is_root());
@@ -89,6 +98,14 @@ pub(super) async fn run(args: RunArgs) -> Result<(), Failure> {
             anyhow::anyhow!("the part `{part}` of the agent ended by itself; see the log"),
         )),
     }
+}
+
+fn image_limits(high: u8, low: u8) -> Result<ImageLimits, Failure> {
+    if low < high {
+        return Ok(ImageLimits { high, low });
+    }
+    let error = anyhow::anyhow!("--image-gc-low is {low}, and must be less than --image-gc-high, which is {high}");
+    Err(Failure::new(Exit::Usage, error))
 }
 
 /// Where pods live.

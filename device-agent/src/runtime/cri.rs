@@ -12,7 +12,7 @@
 //!
 //! `describe` and the decisions of `image` and `exit` are pure; the rest talks to engine and disk.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,8 +29,8 @@ use super::volumes::beneath::is_name;
 use super::volumes::place::{Naming, Places};
 use super::volumes::removal::{remove_log, remove_tree};
 use super::{
-    ContainerId, ContainerStart, Exit, Found, FoundState, ImageProblem, ImageState, ImageWanted, PodReady, PodSetup,
-    PrepareError, Refusal, Runtime, RuntimeError, RuntimeFacts, Signal, StartError, Started,
+    ContainerId, ContainerStart, Exit, Found, FoundState, ImageProblem, ImageState, ImageStore, ImageWanted, PodReady,
+    PodSetup, PrepareError, Refusal, Runtime, RuntimeError, RuntimeFacts, Signal, StartError, Started,
 };
 use crate::shim::identity::boot_id;
 use crate::streams::service::{NotServed, Served, Sight};
@@ -40,6 +40,7 @@ mod describe;
 mod exit;
 mod facts;
 mod image;
+mod image_store;
 mod labels;
 mod place;
 mod rotate;
@@ -319,6 +320,15 @@ impl Runtime for Cri {
             Ok(())
         })
         .await
+    }
+
+    async fn image_store(&self, wanted: &BTreeSet<String>) -> Result<Option<ImageStore>, RuntimeError> {
+        self.look_at_images(wanted).await.map(Some)
+    }
+
+    async fn remove_image(&self, id: String) -> Result<(), RuntimeError> {
+        let failed = |error| failure(&format!("remove image {id}"), error);
+        self.0.client.remove_image(&id).await.map_err(failed)
     }
 
     async fn facts(&self) -> RuntimeFacts {

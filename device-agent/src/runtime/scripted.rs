@@ -1,7 +1,7 @@
 //! A runtime that plays a script, for tests and simulations: containers end, crash, hang or start slowly when told, in
 //! tokio's time (which tests pause).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,8 +12,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{
-    ContainerId, ContainerStart, Exit, ExitCause, Found, FoundState, Handle, ImageProblem, ImageState, ImageWanted,
-    PodReady, PodSetup, PrepareError, Refusal, Runtime, RuntimeError, Signal, StartError, Started,
+    ContainerId, ContainerStart, Exit, ExitCause, Found, FoundState, Handle, ImageProblem, ImageState, ImageStore,
+    ImageWanted, PodReady, PodSetup, PrepareError, Refusal, Runtime, RuntimeError, Signal, StartError, Started,
 };
 use crate::streams::service::{NotServed, Served, Sight};
 
@@ -83,6 +83,8 @@ struct World {
     inventory_fails: Option<String>,
     /// Images that have to be fetched, with how long that takes and what comes of it.
     pulls: BTreeMap<String, (Duration, Result<(), ImageProblem>)>,
+    /// What the disk with the images looks like.
+    image_store: Option<ImageStore>,
     log: Vec<String>,
     boot: u32,
 }
@@ -121,7 +123,13 @@ impl Scripted {
         self.world().pulls.insert(image.to_owned(), (takes, result));
     }
 
-    /// What was done, in order: `prepare a`, `pull image`, `start a-web-0`, `term a-web-0`, `kill …`, `remove …`, `remove a`.
+    /// From now on there are these images. A removed one makes room for its bytes.
+    pub fn set_image_store(&self, store: ImageStore) {
+        self.world().image_store = Some(store);
+    }
+
+    /// What was done, in order: `prepare a`, `pull image`, `start a-web-0`, `term a-web-0`, `kill …`, `remove …`, `remove a`,
+    /// `remove image a`.
     pub fn log(&self) -> Vec<String> {
         self.world().log.clone()
     }
@@ -318,6 +326,25 @@ impl Runtime for Scripted {
         world.log.push(format!("remove {uid}"));
         world.running.retain(|id, _| id.pod != uid);
         world.prepared.remove(&uid);
+        Ok(())
+    }
+
+    async fn image_store(&self, wanted: &BTreeSet<String>) -> Result<Option<ImageStore>, RuntimeError> {
+        let mut store = self.world().image_store.clone();
+        for image in store.iter_mut().flat_map(|store| &mut store.images) {
+            image.in_use |= wanted.contains(&image.name);
+        }
+        Ok(store)
+    }
+
+    async fn remove_image(&self, id: String) -> Result<(), RuntimeError> {
+        let mut world = self.world();
+        world.log.push(format!("remove image {id}"));
+        if let Some(store) = &mut world.image_store
+            && let Some(at) = store.images.iter().position(|image| image.id == id)
+        {
+            store.available += store.images.remove(at).bytes;
+        }
         Ok(())
     }
 

@@ -36,7 +36,7 @@ fn uid(name: &str) -> PodUid {
     PodUid::new(name).unwrap()
 }
 
-fn pod(name: &str) -> EdgeDeployment {
+pub(crate) fn pod(name: &str) -> EdgeDeployment {
     let container = Container {
         name: "web".into(),
         image: "any".into(),

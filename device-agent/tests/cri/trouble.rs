@@ -1,6 +1,7 @@
 //! What is wrong is said in words that help, and mends itself when it can.
 
 use device_agent::runtime::cri::{Cri, CriConfig};
+use device_agent::runtime::{ImageStore, Runtime};
 use hawser_cri::ErrorKind;
 use hawser_wire::deployment::{Container, PullPolicy, RestartPolicy, User};
 
@@ -113,5 +114,31 @@ async fn a_container_that_must_not_be_root_is_not() {
             device.events.iter().any(|event| event.message.contains("image will run as root"))
         })
         .await;
+    device.sweep("web").await;
+}
+
+#[tokio::test]
+async fn the_images_of_the_engine_are_told_apart_by_their_use_and_an_unused_one_can_go() {
+    let Some(mut device) = Device::new() else { return };
+    device.engine.import_foreign();
+    device.start().await;
+    device.run(&pod("web", RestartPolicy::Always, shell("exec sleep 1000")));
+    device.until_running("web").await;
+    let runtime = Cri::connect(device.config.clone()).await.unwrap();
+    let look = async |wanted: &[&str]| {
+        let wanted = wanted.iter().map(|name| (*name).to_owned()).collect();
+        runtime.image_store(&wanted).await.unwrap().unwrap()
+    };
+    let store = look(&["hawser.test/unknown:1"]).await;
+    assert!(store.total >= store.available && store.available > 0, "{store:?}");
+    let of = |store: &ImageStore, name: &str| store.images.iter().find(|image| image.name == name).cloned();
+    let (used, unused) = (of(&store, IMAGE).unwrap(), of(&store, FOREIGN_IMAGE).unwrap());
+    // It is the image of the sandboxes as well.
+    assert!(used.in_use && used.kept && used.bytes > 100_000, "{used:?}");
+    assert!(!unused.in_use && !unused.kept, "{unused:?}");
+    assert!(of(&look(&[FOREIGN_IMAGE]).await, FOREIGN_IMAGE).unwrap().in_use, "a pod names it");
+    runtime.remove_image(unused.id.clone()).await.unwrap();
+    runtime.remove_image(unused.id).await.expect("what is gone is gone");
+    assert_eq!(of(&look(&[]).await, FOREIGN_IMAGE), None);
     device.sweep("web").await;
 }

@@ -196,6 +196,14 @@ pub struct Int64Value {
     pub value: i64,
 }
 
+/// A number that may be missing.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct UInt64Value {
+    /// It.
+    #[prost(uint64, tag = "1")]
+    pub value: u64,
+}
+
 /// End a container.
 #[derive(Clone, PartialEq, Message)]
 pub struct StopContainerRequest {

@@ -1,6 +1,6 @@
 //! Images.
 
-use super::{Int64Value, PodSandboxConfig};
+use super::{Int64Value, PodSandboxConfig, UInt64Value};
 use prost::Message;
 
 /// An image.
@@ -43,6 +43,53 @@ pub struct Image {
     /// The user that it runs as, if that is a name.
     #[prost(string, tag = "6")]
     pub username: String,
+    /// Whether the engine itself needs it; engines before 2023 do not say.
+    #[prost(bool, tag = "8")]
+    pub pinned: bool,
+}
+
+/// Remove an image.
+#[derive(Clone, PartialEq, Message)]
+pub struct RemoveImageRequest {
+    /// Which one.
+    #[prost(message, optional, tag = "1")]
+    pub image: Option<ImageSpec>,
+}
+
+/// Where images are.
+#[derive(Clone, PartialEq, Message)]
+pub struct ImageFsInfoResponse {
+    /// The file systems with images.
+    #[prost(message, repeated, tag = "1")]
+    pub image_filesystems: Vec<FilesystemUsage>,
+    /// Those with what containers write, where the engine tells them apart.
+    #[prost(message, repeated, tag = "2")]
+    pub container_filesystems: Vec<FilesystemUsage>,
+}
+
+/// What is used of a file system.
+#[derive(Clone, PartialEq, Message)]
+pub struct FilesystemUsage {
+    /// When that was, in nanoseconds of the wall clock.
+    #[prost(int64, tag = "1")]
+    pub timestamp: i64,
+    /// Which one.
+    #[prost(message, optional, tag = "2")]
+    pub fs_id: Option<FilesystemIdentifier>,
+    /// How many bytes.
+    #[prost(message, optional, tag = "3")]
+    pub used_bytes: Option<UInt64Value>,
+    /// How many inodes.
+    #[prost(message, optional, tag = "4")]
+    pub inodes_used: Option<UInt64Value>,
+}
+
+/// A file system.
+#[derive(Clone, PartialEq, Message)]
+pub struct FilesystemIdentifier {
+    /// A directory in it.
+    #[prost(string, tag = "1")]
+    pub mountpoint: String,
 }
 
 /// Is an image on the device?
