@@ -29,16 +29,16 @@ use super::volumes::beneath::is_name;
 use super::volumes::place::{Naming, Places};
 use super::volumes::removal::{remove_log, remove_tree};
 use super::{
-    ContainerId, ContainerStart, Exit, Found, FoundState, ImageProblem, ImageState, ImageStore, ImageWanted, PodReady,
-    PodSetup, PrepareError, Refusal, Runtime, RuntimeError, RuntimeFacts, Signal, StartError, Started,
+    ContainerId, ContainerStart, Exit, Found, ImageProblem, ImageState, ImageStore, ImageWanted, PodReady, PodSetup,
+    PrepareError, Refusal, Runtime, RuntimeError, RuntimeFacts, Signal, StartError, Started,
 };
 use crate::shim::identity::boot_id;
-use crate::streams::service::{NotServed, Served, Sight};
 
 mod admission;
 mod describe;
 mod exit;
 mod facts;
+mod found;
 mod image;
 mod image_store;
 mod labels;
@@ -196,15 +196,6 @@ async fn cgroup_driver(client: &Client) -> Result<CgroupDriver, CallError> {
     }
 }
 
-/// Logs, exec, attach, port-forward and stats of an engine's containers are refused by name for now.
-impl Served for Cri {
-    type Service = NotServed;
-
-    fn service(&self, _: Sight) -> NotServed {
-        NotServed
-    }
-}
-
 impl Runtime for Cri {
     fn scheme(&self) -> &'static str {
         self.0.scheme
@@ -221,24 +212,7 @@ impl Runtime for Cri {
     async fn inventory(&self) -> Result<Vec<Found>, RuntimeError> {
         let naming = |error| failure("list the containers of the engine", error);
         let containers = self.0.client.list_containers(labels::ours(self.device())).await.map_err(naming)?;
-        let mut found = Vec::with_capacity(containers.len());
-        for (id, engine_id) in containers.iter().filter_map(|c| Some((labels::id(c)?, &c.id))) {
-            let status = match self.started(engine_id).await {
-                Ok(Some(status)) => status,
-                Ok(None) => continue,
-                Err(error) if error.kind == ErrorKind::NotFound => continue,
-                Err(error) => return Err(failure(&format!("look at {id}"), error)),
-            };
-            let state = match status.state() {
-                ContainerState::Exited => FoundState::Ended(self.exit(&id, &status).await),
-                _ => {
-                    let started = Duration::from_nanos(u64::try_from(status.started_at).unwrap_or(0));
-                    FoundState::Running { started_ago: exit::wall().saturating_sub(started) }
-                }
-            };
-            let image = status.labels.get(labels::IMAGE).cloned();
-            found.push(Found { id, image, handle: exit::handle(&status), state });
-        }
+        let found = self.found(&containers).await?;
         if !self.0.begun.swap(true, Ordering::Relaxed)
             && let Err(error) = self.sweep(&containers).await
         {

@@ -136,7 +136,7 @@ impl Process {
     }
 
     /// What was started of a container and is still kept, by attempt.
-    pub(crate) async fn runs(&self, pod: &PodUid, container: &str) -> Result<Vec<Found>, RuntimeError> {
+    pub(crate) async fn runs_of(&self, pod: &PodUid, container: &str) -> Result<Vec<Found>, RuntimeError> {
         let (pod, container) = (pod.clone(), container.to_owned());
         self.blocking(move |inner| held::runs(&inner.places, &pod, &container, &inner.boot)).await
     }

@@ -78,11 +78,22 @@ fn no_previous(subject: Subject<'_>) -> StreamRefusal {
     refusal(400, format!("previous terminated container {container:?} in pod {pod:?} not found"))
 }
 
+/// Who moves a log file away when it has become long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rotation {
+    /// Whoever writes to it. When there is a new file, nothing more goes to the old one.
+    ByTheWriter,
+    /// Somebody else, who then tells the writer. What that has in hand still goes to the old file a little later, and after
+    /// the end of the container likewise.
+    ByAnother,
+}
+
 /// The log of one run.
 pub(super) struct Run {
     /// The file to which it is written now.
     pub(super) path: PathBuf,
     pub(super) attempt: u32,
+    pub(super) rotation: Rotation,
     /// Resolves when nobody writes to it any more.
     pub(super) ended: Ended,
 }
@@ -109,11 +120,12 @@ pub(super) async fn open(
         (None, Some(lines)) => Start::Tail(lines),
         (None, None) => Start::Oldest,
     };
-    let Run { path, attempt, ended } = run;
+    let Run { path, attempt, rotation, ended } = run;
     let follow = request.follow;
     // Before the reader: what is written in between is then seen by one of them.
     let changes = follow.then(|| Changes::of(&path));
-    let opening = tokio::task::spawn_blocking(move || Reader::open(path, attempt, &start, wanted, follow));
+    let opening =
+        tokio::task::spawn_blocking(move || Reader::open(path, attempt, &start, wanted, follow.then_some(rotation)));
     let reader = match opening.await {
         Ok(Ok(reader)) => reader,
         Ok(Err(OpenError::Gone)) => return Err(refusal(410, OpenError::Gone.to_string())),

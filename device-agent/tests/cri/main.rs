@@ -6,6 +6,7 @@
 #![expect(clippy::disallowed_methods, reason = "a test of a real engine needs real time")]
 mod adoption;
 mod engine;
+mod logs;
 mod pods;
 mod trouble;
 mod world;

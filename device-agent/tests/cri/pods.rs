@@ -1,8 +1,8 @@
 //! What a pod gets, and how it ends.
 
 use hawser_wire::deployment::{
-    Confinement, Container, Content, EmptyDir, EnvValue, EnvVar, File, Files, Mount, Resources, RestartPolicy, User,
-    Volume, VolumeSource,
+    Confinement, Container, Content, EmptyDir, EnvValue, EnvVar, File, Files, Resources, RestartPolicy, User, Volume,
+    VolumeSource,
 };
 
 use crate::engine::IMAGE;
@@ -11,10 +11,6 @@ use crate::world::*;
 fn files(name: &str, secret: bool, path: &str, content: &str) -> Volume {
     let file = File { path: path.into(), mode: 0o644, content: Content::Inline(content.into()) };
     Volume { name: name.into(), source: VolumeSource::Files(Files { secret, entries: vec![file] }) }
-}
-
-fn mount(volume: &str, path: &str) -> Mount {
-    Mount { volume: volume.into(), path: path.into(), read_only: false, sub_path: None, sub_path_expr: false }
 }
 
 #[tokio::test]

@@ -7,8 +7,12 @@ use std::time::{Duration, Instant};
 
 use device_agent::desired::{Deployment, DesiredPod, DesiredSet, DesiredWish};
 use device_agent::runtime::cri::{Cri, CriConfig};
+use device_agent::streams::service::{Served, Sight};
+use device_agent::verbs::EngineVerbs;
 use device_agent::workloads::{HostFacts, MemoryStore, Parts, Workloads};
-use hawser_wire::deployment::{Container, EdgeDeployment, PullPolicy, Resources, RestartPolicy, User};
+use hawser_wire::deployment::{
+    Container, EdgeDeployment, EmptyDir, Mount, PullPolicy, Resources, RestartPolicy, User, Volume, VolumeSource,
+};
 use hawser_wire::report::{
     ContainerReport, ContainerState, DeviceEvent, Phase, ReportItem, Terminated, WorkloadReport,
 };
@@ -20,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::engine::{Engine, IMAGE};
 
 /// Far more than anything here takes; only a failing test waits as long.
-const PATIENCE: Duration = Duration::from_secs(90);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
 pub(crate) fn uid(name: &str) -> PodUid {
     PodUid::new(name).unwrap()
@@ -67,6 +71,15 @@ pub(crate) fn pod(name: &str, policy: RestartPolicy, container: Container) -> Ed
     }
 }
 
+pub(crate) fn mount(volume: &str, path: &str) -> Mount {
+    Mount { volume: volume.into(), path: path.into(), read_only: false, sub_path: None, sub_path_expr: false }
+}
+
+/// An empty directory of the pod's own.
+pub(crate) fn scratch(name: &str) -> Volume {
+    Volume { name: name.into(), source: VolumeSource::EmptyDir(EmptyDir { memory: false, size_limit: None }) }
+}
+
 pub(crate) struct Device {
     pub(crate) engine: Engine,
     pub(crate) config: CriConfig,
@@ -81,6 +94,7 @@ pub(crate) struct Device {
 }
 
 struct Agent {
+    runtime: Cri,
     desired: watch::Sender<Arc<DesiredSet>>,
     reports: mpsc::Receiver<ReportItem>,
     stop: CancellationToken,
@@ -118,7 +132,7 @@ impl Device {
         let (host, host_receiver) = watch::channel(Arc::new(facts));
         let stop = CancellationToken::new();
         let task = Workloads::start(Parts {
-            runtime: Arc::new(runtime),
+            runtime: Arc::new(runtime.clone()),
             desired: desired_receiver,
             recovered: self.store.recovered(),
             store: self.store.clone(),
@@ -128,7 +142,7 @@ impl Device {
             host: host_receiver,
             stop: stop.clone(),
         });
-        self.agent = Some(Agent { desired, reports: receiver, stop, task, _others: (resync, host) });
+        self.agent = Some(Agent { runtime, desired, reports: receiver, stop, task, _others: (resync, host) });
     }
 
     /// The agent dies between two steps, as by `kill -9`: nothing is awaited, nothing said.
@@ -145,6 +159,12 @@ impl Device {
         self.store = Arc::default();
         self.pods.clear();
         self.revision += 1;
+    }
+
+    /// What streams talk to on this device. The agent has to be running.
+    pub(crate) fn verbs(&self) -> EngineVerbs {
+        let agent = self.agent.as_ref().unwrap();
+        agent.runtime.service(Sight { desired: agent.desired.subscribe(), clock: clock() })
     }
 
     fn set(&self) -> Arc<DesiredSet> {
@@ -275,7 +295,7 @@ impl Drop for Device {
 }
 
 /// A timeline that goes on in every process of this boot.
-fn clock() -> Arc<dyn Fn() -> DeviceTime + Send + Sync> {
+pub(crate) fn clock() -> Arc<dyn Fn() -> DeviceTime + Send + Sync> {
     Arc::new(|| {
         let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
         DeviceTime(time.tv_sec as u64 * 1_000 + time.tv_nsec as u64 / 1_000_000)

@@ -25,8 +25,22 @@ const TOLD: Duration = Duration::from_secs(10);
 const NEVER: &str = "it was never started, or all its traces are lost";
 
 impl Cri {
-    /// Resolves when the container has ended.
+    /// Resolves when the container has ended. Meanwhile its log is looked after.
     pub(super) async fn wait_for_end(&self, id: &ContainerId) -> Exit {
+        match self.watch_for_end(id, true).await {
+            Some(status) => self.exit(id, &status).await,
+            None => Exit::lost(NEVER),
+        }
+    }
+
+    /// Resolves when the container has ended.
+    pub(crate) async fn look_for_end(&self, id: &ContainerId) {
+        drop(self.watch_for_end(id, false).await);
+    }
+
+    /// How the container ended; `None`: there is no such container. `keeper`: the one of those who wait that looks after
+    /// the log.
+    async fn watch_for_end(&self, id: &ContainerId, keeper: bool) -> Option<Box<ContainerStatus>> {
         let mut engine_id: Option<String> = None;
         let mut first: Option<AsyncFd<OwnedFd>> = None;
         let mut pause = SOON;
@@ -36,12 +50,12 @@ impl Cri {
                     if first.is_none() {
                         first = answer.as_deref().and_then(watch);
                     }
-                    if let Some(engine_id) = &engine_id {
+                    if let Some(engine_id) = engine_id.as_ref().filter(|_| keeper) {
                         rotate::if_long(self, id, engine_id).await;
                     }
                 }
-                Look::Ended(status) => return self.exit(id, &status).await,
-                Look::Nothing => return Exit::lost(NEVER),
+                Look::Ended(status) => return Some(status),
+                Look::Nothing => return None,
                 // An engine that is down or does not answer has not said that anything ended.
                 Look::Unknown => {}
             }

@@ -31,11 +31,16 @@ pub(super) fn of_pod(device: &str, uid: &PodUid) -> Labels {
     labels
 }
 
+/// All attempts of the container of this name.
+pub(super) fn of_containers(device: &str, uid: &PodUid, name: &str) -> Labels {
+    let mut labels = of_pod(device, uid);
+    labels.insert(CONTAINER_NAME.to_owned(), name.to_owned());
+    labels
+}
+
 /// All attempts of one container.
 pub(super) fn of_container(device: &str, id: &ContainerId) -> Labels {
-    let mut labels = of_pod(device, &id.pod);
-    labels.insert(CONTAINER_NAME.to_owned(), id.name.clone());
-    labels
+    of_containers(device, &id.pod, &id.name)
 }
 
 /// What a sandbox is labelled with.

@@ -12,8 +12,10 @@ pub(super) async fn if_long(cri: &Cri, id: &ContainerId, engine_id: &str) {
     let config = &cri.0.config;
     let path = cri.0.places.log(id);
     let (max_bytes, max_files) = (config.log_max_bytes, config.log_max_files);
-    let moved = cri.blocking(move || is_long(&path, max_bytes) && move_away(&path, max_files).is_ok()).await;
-    if moved && let Err(error) = cri.0.client.reopen_container_log(engine_id).await {
+    let due = cri.blocking(move || is_long(&path, max_bytes) && move_away(&path, max_files).is_ok() || is_away(&path));
+    if due.await
+        && let Err(error) = cri.0.client.reopen_container_log(engine_id).await
+    {
         tracing::warn!(%error, container = id.name, "a log goes on in the file that was moved away");
     }
 }
@@ -22,13 +24,21 @@ fn is_long(path: &Path, max_bytes: u64) -> bool {
     fs::symlink_metadata(path).is_ok_and(|found| found.is_file() && found.len() >= max_bytes)
 }
 
+/// Whether the file was moved away and the engine has not begun a new one: it was not told, or did not hear.
+fn is_away(path: &Path) -> bool {
+    let missing = |path: &Path| fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+    missing(path) && !missing(&numbered(path, 1))
+}
+
+fn numbered(path: &Path, number: u32) -> PathBuf {
+    let mut name = path.to_owned().into_os_string();
+    name.push(format!(".{number}"));
+    PathBuf::from(name)
+}
+
 /// Older parts have higher numbers; the oldest goes.
 fn move_away(path: &Path, max_files: u32) -> io::Result<()> {
-    let numbered = |number: u32| {
-        let mut name = path.to_owned().into_os_string();
-        name.push(format!(".{number}"));
-        PathBuf::from(name)
-    };
+    let numbered = |number: u32| numbered(path, number);
     // The engine writes to the file that was moved until it is told, so there is always an older one.
     let older = max_files.max(2) - 1;
     for number in (1..older).rev() {
@@ -48,10 +58,12 @@ mod tests {
     fn files_move_up_and_the_oldest_goes() {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("0.log");
+        assert!(!is_away(&log), "there was none yet");
         for round in 0..5 {
             fs::write(&log, format!("{round}")).unwrap();
-            assert!(is_long(&log, 1) && !is_long(&log, 2));
+            assert!(is_long(&log, 1) && !is_long(&log, 2) && !is_away(&log));
             move_away(&log, 3).unwrap();
+            assert!(is_away(&log));
         }
         let mut names: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
         names.sort();

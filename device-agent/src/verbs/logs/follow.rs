@@ -16,6 +16,9 @@ use crate::verbs::pulled::{Source, asynchronous};
 /// How long to wait before looking again, where the kernel does not tell: at first, and at most.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
+/// How long an engine may take to write down what it has in hand when it was told of a new file.
+const SETTLE: Duration = Duration::from_millis(500);
+
 /// Resolves when nobody writes to the log any more.
 pub(super) type Ended = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -47,6 +50,11 @@ impl Source for Following {
             if !piece.is_empty() || step == Step::End {
                 self.changes.forget_pause();
                 return Ok((self, piece));
+            }
+            if step == Step::Unsettled {
+                tokio::time::sleep(SETTLE).await;
+                self.reader.settle();
+                continue;
             }
             let Some(ended) = &mut self.ended else {
                 self.reader.end();

@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::tail;
 
@@ -14,6 +15,8 @@ use super::tail;
 const MAX_PARTS: usize = 64;
 /// How often the files are looked at again when they were renamed under our eyes.
 const TRIES: u32 = 20;
+/// Nobody has a line in hand for longer.
+const QUIET: Duration = Duration::from_secs(10);
 
 /// Which file, for as long as it is held open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +48,15 @@ impl Part {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{} is no file", path.display())));
         }
         Ok(Self { key: Key::of(&metadata), length: metadata.len(), file })
+    }
+}
+
+impl Part {
+    /// Whether nothing more came here for a good while before the last that came to the file after it.
+    pub(super) fn was_quiet_before(&self, next: &Self) -> bool {
+        let changed = |part: &Self| part.file.metadata()?.modified();
+        let quiet = changed(self).and_then(|last| changed(next)?.duration_since(last).map_err(io::Error::other));
+        quiet.is_ok_and(|quiet| quiet >= QUIET)
     }
 }
 

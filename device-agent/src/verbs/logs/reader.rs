@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use hawser_wire::stream::LogMark;
 use tokio::sync::watch;
 
+use super::Rotation;
 use super::parts::{Part, is_still, snapshot};
 use super::position::Position;
 use super::select::{Select, Wanted};
@@ -40,6 +41,9 @@ pub(super) enum Step {
     More,
     /// All that is written was read.
     CaughtUp,
+    /// All was read of a file to which a little may still be written, although its time is over: after a moment,
+    /// [`Reader::settle`].
+    Unsettled,
     /// There is nothing more to come.
     End,
 }
@@ -60,7 +64,8 @@ pub(super) enum OpenError {
 pub(super) struct Reader {
     path: PathBuf,
     attempt: u32,
-    follow: bool,
+    /// `None`: it is not followed.
+    follow: Option<Rotation>,
     /// What is to be read, the part that is being read first.
     parts: VecDeque<Part>,
     offset: u64,
@@ -68,6 +73,8 @@ pub(super) struct Reader {
     closed: bool,
     /// Nobody writes to the log any more.
     ended: bool,
+    /// Nothing came of the part that is being read although somebody waited for it.
+    settled: bool,
     select: Select,
     block: Vec<u8>,
     marks: watch::Sender<LogMark>,
@@ -80,7 +87,7 @@ impl Reader {
         attempt: u32,
         start: &Start,
         wanted: Wanted,
-        follow: bool,
+        follow: Option<Rotation>,
     ) -> Result<Self, OpenError> {
         let parts = snapshot(&path)?;
         let place = match start {
@@ -102,6 +109,7 @@ impl Reader {
             offset: place.offset,
             closed: false,
             ended: false,
+            settled: false,
             select,
             block: vec![0; BLOCK],
             marks,
@@ -118,6 +126,11 @@ impl Reader {
         self.ended = true;
     }
 
+    /// A moment has passed since [`Step::Unsettled`].
+    pub(super) fn settle(&mut self) {
+        self.settled = true;
+    }
+
     /// Reads a little, and appends what a client is to see of it to `out`.
     pub(super) fn step(&mut self, out: &mut Vec<u8>) -> io::Result<Step> {
         if self.select.is_full() {
@@ -125,11 +138,12 @@ impl Reader {
         }
         let Some(part) = self.parts.front() else { return self.look_for_parts(out) };
         // Without following, a log ends where it ended when it was opened.
-        let bound = if self.follow { u64::MAX } else { part.length() };
+        let bound = if self.follow.is_some() { u64::MAX } else { part.length() };
         let room = usize::try_from(bound.saturating_sub(self.offset)).unwrap_or(BLOCK).min(BLOCK);
         let read = part.read_at(&mut self.block[..room], self.offset)?;
         if read > 0 {
             self.offset += read as u64;
+            self.settled = false;
             self.select.push(&self.block[..read], out);
             self.mark()?;
             return Ok(Step::More);
@@ -139,11 +153,14 @@ impl Reader {
 
     fn end_of_part(&mut self, out: &mut Vec<u8>) -> io::Result<Step> {
         let Some(part) = self.parts.front() else { return Ok(Step::End) };
-        if self.parts.len() > 1 {
+        if let Some(next) = self.parts.get(1) {
+            if self.follow == Some(Rotation::ByAnother) && !self.settled && !part.was_quiet_before(next) {
+                return Ok(Step::Unsettled);
+            }
             self.leave_part(out);
             return Ok(Step::More);
         }
-        if !self.follow || (!self.closed && is_still(&self.path, part.key)) {
+        if self.follow.is_none() || (!self.closed && is_still(&self.path, part.key)) {
             return Ok(self.at_the_end(out));
         }
         if !self.closed {
@@ -165,8 +182,8 @@ impl Reader {
             return Ok(self.at_the_end(out));
         }
         self.parts.append(&mut parts);
-        self.leave_part(out);
         if missed {
+            self.leave_part(out);
             self.select.insert(GAP, out);
         }
         Ok(Step::More)
@@ -174,21 +191,24 @@ impl Reader {
 
     fn leave_part(&mut self, out: &mut Vec<u8>) {
         self.parts.pop_front();
-        (self.offset, self.closed) = (0, false);
+        (self.offset, self.closed, self.settled) = (0, false, false);
         self.select.begin_part(out);
     }
 
     /// There is no file yet, or was none.
     fn look_for_parts(&mut self, out: &mut Vec<u8>) -> io::Result<Step> {
-        if self.follow {
+        if self.follow.is_some() {
             self.parts = snapshot(&self.path)?.into();
         }
         if self.parts.is_empty() { Ok(self.at_the_end(out)) } else { Ok(Step::More) }
     }
 
     fn at_the_end(&mut self, out: &mut Vec<u8>) -> Step {
-        if self.follow && !self.ended {
+        if self.follow.is_some() && !self.ended {
             return Step::CaughtUp;
+        }
+        if self.follow == Some(Rotation::ByAnother) && !self.settled {
+            return Step::Unsettled;
         }
         self.select.finish(out);
         Step::End
@@ -209,6 +229,8 @@ mod tests {
     use std::fs::{self, File};
     use std::io::Write;
     use std::path::Path;
+
+    const FOLLOW: Option<Rotation> = Some(Rotation::ByTheWriter);
 
     /// A log as its writer sees it.
     struct Writer {
@@ -236,7 +258,11 @@ mod tests {
         }
 
         fn open(&self, start: Start, follow: bool) -> Reader {
-            Reader::open(self.path.clone(), 3, &start, Wanted::default(), follow).unwrap()
+            self.open_by(Rotation::ByTheWriter, start, follow)
+        }
+
+        fn open_by(&self, rotation: Rotation, start: Start, follow: bool) -> Reader {
+            Reader::open(self.path.clone(), 3, &start, Wanted::default(), follow.then_some(rotation)).unwrap()
         }
     }
 
@@ -293,6 +319,40 @@ mod tests {
     }
 
     #[test]
+    fn what_an_engine_has_in_hand_when_its_log_is_rotated_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = Writer::new(dir.path());
+        writer.write('F', "0");
+        let mut reader = writer.open_by(Rotation::ByAnother, Start::Oldest, true);
+        assert_eq!(read(&mut reader), ("0\n".into(), Step::CaughtUp));
+        // Moved away, and the engine has not heard of it.
+        fs::rename(&writer.path, dir.path().join("0.log.1")).unwrap();
+        writer.write('F', "1");
+        assert_eq!(read(&mut reader), ("1\n".into(), Step::CaughtUp));
+        let mut new = Writer { file: File::create(&writer.path).unwrap(), path: writer.path.clone() };
+        new.write('F', "3");
+        assert_eq!(read(&mut reader), (String::new(), Step::Unsettled));
+        // Half a line: the rest of it is in the new file.
+        writer.write('P', "2");
+        reader.settle();
+        assert_eq!(read(&mut reader), ("2".into(), Step::Unsettled));
+        reader.settle();
+        assert_eq!(read(&mut reader), ("3\n".into(), Step::CaughtUp));
+        reader.end();
+        assert_eq!(read(&mut reader), (String::new(), Step::Unsettled));
+        new.write('F', "4");
+        reader.settle();
+        assert_eq!(read(&mut reader), ("4\n".into(), Step::Unsettled));
+        reader.settle();
+        assert_eq!(read(&mut reader), (String::new(), Step::End));
+        // What was rotated long ago needs no waiting.
+        let old = File::options().write(true).open(dir.path().join("0.log.1")).unwrap();
+        old.set_modified(std::time::UNIX_EPOCH).unwrap();
+        let mut reader = writer.open_by(Rotation::ByAnother, Start::Oldest, true);
+        assert_eq!(read(&mut reader), ("0\n1\n23\n4\n".into(), Step::CaughtUp));
+    }
+
+    #[test]
     fn lines_that_were_dropped_unread_are_owned_up_to() {
         let dir = tempfile::tempdir().unwrap();
         let mut writer = Writer::new(dir.path());
@@ -311,12 +371,12 @@ mod tests {
     fn a_log_that_begins_later_is_followed_from_its_beginning() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("0.log");
-        let mut reader = Reader::open(path.clone(), 0, &Start::Tail(1), Wanted::default(), true).unwrap();
+        let mut reader = Reader::open(path.clone(), 0, &Start::Tail(1), Wanted::default(), FOLLOW).unwrap();
         assert_eq!(read(&mut reader), (String::new(), Step::CaughtUp));
         let mut writer = Writer::new(dir.path());
         writer.write('F', "first");
         assert_eq!(read(&mut reader), ("first\n".into(), Step::CaughtUp));
-        let mut none = Reader::open(path.with_extension("none"), 0, &Start::Oldest, Wanted::default(), false).unwrap();
+        let mut none = Reader::open(path.with_extension("none"), 0, &Start::Oldest, Wanted::default(), None).unwrap();
         assert_eq!(read(&mut none), (String::new(), Step::End));
     }
 
@@ -348,7 +408,7 @@ mod tests {
             writer.rotate(2);
         }
         let position = Position::decode(&mark.position).unwrap();
-        let error = Reader::open(writer.path, 3, &Start::At(position), Wanted::default(), true).unwrap_err();
+        let error = Reader::open(writer.path, 3, &Start::At(position), Wanted::default(), FOLLOW).unwrap_err();
         assert!(matches!(error, OpenError::Gone), "{error:?}");
     }
 

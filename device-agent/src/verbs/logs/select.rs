@@ -72,10 +72,10 @@ impl Select {
         self.whole
     }
 
-    /// What comes now is the beginning of a file. Files end between records; a torn one ends here.
+    /// What comes now is the beginning of a file. Files end between records; a torn one ends here. A line may go on.
     pub(super) fn begin_part(&mut self, out: &mut Vec<u8>) {
         self.finish(out);
-        if self.place != Place::Head || !self.line_start {
+        if self.place != Place::Head {
             if matches!(self.place, Place::Text { shown: true, .. }) {
                 self.give(b"\n", out);
             }
