@@ -48,6 +48,10 @@ stories on="lab" *args:
 fuzz *args:
     fuzz/run {{ args }}
 
+# Kubernetes' specs for nodes, on a device or (`--node kubelet`) on a kubelet; writes docs/conformance.md; needs root
+conformance *args:
+    e2e/conformance/run {{ args }}
+
 # measure and print, as docs/benchmarks.md shows it
 bench:
     cargo run --release -p hawser-e2e --bin bench

@@ -2,10 +2,13 @@
 
 #[cfg(test)]
 mod bad_input;
+pub mod engine;
 pub mod ground;
 pub mod kubectl;
+pub mod kubelet;
 pub mod process;
 pub mod recipes;
+pub mod registry;
 pub mod stranger;
 pub mod tls;
 pub mod wait;

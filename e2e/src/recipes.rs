@@ -75,6 +75,29 @@ pub fn config_map(name: &str, data: Value) -> ConfigMap {
     made(json!({ "metadata": { "name": name }, "data": data }))
 }
 
+/// The same object with the image that the engines of worlds have, where it has a program of the host.
+pub fn contained<T: serde::Serialize + serde::de::DeserializeOwned>(object: &T) -> T {
+    let mut value = serde_json::to_value(object).expect("a recipe is an object");
+    replace_images(&mut value, crate::engine::BOX);
+    made(value)
+}
+
+fn replace_images(value: &mut Value, image: &str) {
+    match value {
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                if key == "image" {
+                    *value = json!(image);
+                } else {
+                    replace_images(value, image);
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| replace_images(item, image)),
+        _ => {}
+    }
+}
+
 fn merge(into: &mut Value, from: Value) {
     match (into, from) {
         (Value::Object(into), Value::Object(from)) => {

@@ -10,6 +10,7 @@ mod waits;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use edge_provider::device::Device;
@@ -20,6 +21,7 @@ use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde_json::json;
 
+use crate::engine::Engine;
 use crate::ground::Ground;
 use crate::process::{Program, processes_of};
 use crate::tls::Authority;
@@ -51,6 +53,9 @@ pub struct World {
     bridge: Program,
     devices: Vec<Board>,
     disk: Disk,
+    /// What runs the pods of the devices; `None`: the runtime `process`.
+    engine: Option<Arc<Engine>>,
+    tainted: bool,
     ended: bool,
 }
 
@@ -62,13 +67,22 @@ pub struct Setting {
     heartbeat_seconds: u16,
     disk: Disk,
     hub: HubKind,
+    engine: Option<Arc<Engine>>,
+    tainted: bool,
 }
 
 impl Setting {
     /// No devices, the embedded hub, heartbeats every second.
     pub fn of(story: &str) -> Self {
-        let story = story.to_owned();
-        Self { story, devices: 0, heartbeat_seconds: QUICK_HEARTBEAT, disk: Disk::Plain, hub: HubKind::Embedded }
+        Self {
+            story: story.to_owned(),
+            devices: 0,
+            heartbeat_seconds: QUICK_HEARTBEAT,
+            disk: Disk::Plain,
+            hub: HubKind::Embedded,
+            engine: None,
+            tainted: true,
+        }
     }
 
     /// How many devices.
@@ -89,6 +103,16 @@ impl Setting {
     /// Which hub.
     pub fn hub(self, hub: HubKind) -> Self {
         Self { hub, ..self }
+    }
+
+    /// The devices run their pods with this engine.
+    pub fn engine(self, engine: Arc<Engine>) -> Self {
+        Self { engine: Some(engine), ..self }
+    }
+
+    /// The nodes take every pod, also one that does not ask for a device.
+    pub fn untainted(self) -> Self {
+        Self { tainted: false, ..self }
     }
 
     /// Starts everything and waits until the devices' nodes are ready.
@@ -127,6 +151,17 @@ impl World {
         Setting::of(story).devices(devices).disk(Disk::Small).start().await.map(Some)
     }
 
+    /// As [`start`](Self::start), with devices that run containers on one engine. `None`, with a word about it, where that
+    /// cannot be had.
+    pub async fn start_with_containers(story: &str, devices: usize) -> Result<Option<Self>> {
+        if let Some(missing) = crate::engine::missing() {
+            println!("NOT TESTED: {story}: containers: {missing}");
+            return Ok(None);
+        }
+        let engine = Arc::new(Engine::start()?);
+        Setting::of(story).devices(devices).engine(engine).start().await.map(Some)
+    }
+
     async fn without_devices(setting: &Setting) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix(&format!("hawser-{}-", setting.story)).tempdir()?;
         let ground = Ground::prepare(folder.path()).await?;
@@ -160,6 +195,8 @@ impl World {
             authority,
             heartbeat_seconds: setting.heartbeat_seconds,
             disk: setting.disk,
+            engine: setting.engine.clone(),
+            tainted: setting.tainted,
         };
         world.start_hub().await?;
         world.start_bridge().await?;
@@ -268,6 +305,22 @@ impl World {
             while std::io::Write::write_all(&mut file, &vec![0; block]).is_ok() {}
         }
         Ok(ballast)
+    }
+
+    /// Copies what the programs of this world have printed to a folder.
+    pub fn keep_logs(&self, to: &Path) -> Result<()> {
+        for entry in std::fs::read_dir(self.folder.path())? {
+            let path = entry?.path();
+            if let (Some("log"), Some(name)) = (path.extension().and_then(|end| end.to_str()), path.file_name()) {
+                std::fs::copy(&path, to.join(name))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The engine of the devices, in a world of containers.
+    pub fn engine(&self) -> &Engine {
+        self.engine.as_deref().expect("a world with an engine")
     }
 
     /// The folder of a device's state.

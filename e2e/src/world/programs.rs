@@ -146,7 +146,14 @@ impl World {
 
     fn agent_command(&self, number: usize) -> Command {
         let mut agent = command(Role::Agent);
-        agent.args(["run", "--runtime", "process"]).arg("--state-dir").arg(&self.devices[number].state);
+        agent.arg("run").arg("--state-dir").arg(&self.devices[number].state);
+        match &self.engine {
+            None => agent.args(["--runtime", "process"]),
+            // The images of a world are in no registry: however full the disk of this machine is, they must stay.
+            Some(engine) => agent
+                .args(["--runtime", "cri", "--cri", &format!("unix://{}", engine.socket().display())])
+                .args(["--image-gc-high", "100"]),
+        };
         agent
     }
 
@@ -219,8 +226,11 @@ impl World {
         let label = format!("e2e.hawser.dev/world={}", self.name);
         // The bridge publishes its key when it has started.
         eventually(&format!("device add {name}"), SOON, || async {
-            let added = self.hawser(&["device", "add", name, "--label", &label, "-n", SYSTEM, "-o", "json"]).await;
-            match added {
+            let mut arguments = vec!["device", "add", name, "--label", &label, "-n", SYSTEM, "-o", "json"];
+            if !self.tainted {
+                arguments.extend(["--taint", "none"]);
+            }
+            match self.hawser(&arguments).await {
                 Ok(output) if output.status.success() => {
                     serde_json::from_slice(&output.stdout).map_err(|error| format!("{error}: {output:?}"))
                 }

@@ -3,6 +3,8 @@
 //! Each is told on the lab (an API server in memory, made for the story) and, unchanged, on the cluster that KUBECONFIG
 //! names when `HAWSER_E2E=cluster`. The programs are real processes in both: hub, bridge, agents, workloads.
 
+mod containers;
+mod containers_images;
 mod faults;
 mod joining;
 mod kubectl;

@@ -1,0 +1,150 @@
+//! Kubernetes' specs for nodes on a device, or on a kubelet, and docs/conformance.md from what they say.
+//!
+//! `e2e/conformance/run` starts the control plane and then this.
+
+mod document;
+mod images;
+mod report;
+mod suite;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use clap::{Parser, ValueEnum};
+use document::{Column, Reasons};
+use hawser_e2e::engine::Engine;
+use hawser_e2e::kubelet::Kubelet;
+use hawser_e2e::registry::Registry;
+use hawser_e2e::world::Setting;
+use report::{Outcome, Results, Run};
+use suite::Choice;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Where the outcomes are kept, in e2e/conformance.
+const DEVICE: &str = "device.txt";
+const KUBELET: &str = "kubelet.txt";
+
+/// Runs Kubernetes' specs labelled NodeConformance.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// On what
+    #[arg(long, value_enum, default_value = "device")]
+    node: Node,
+    /// Only specs whose names match this regular expression; then no file is written
+    #[arg(long, value_name = "REGEX")]
+    focus: Option<String>,
+    /// How many specs at once
+    #[arg(long, default_value_t = 8, value_name = "N")]
+    processes: u32,
+    /// Where the programs of `e2e/cluster/build conformance` are
+    #[arg(long, value_name = "DIR")]
+    programs: PathBuf,
+    /// Where logs and reports go
+    #[arg(long, value_name = "DIR")]
+    logs: PathBuf,
+    /// The folder of the control plane's authority, for the identity of a kubelet
+    #[arg(long, value_name = "DIR")]
+    pki: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Node {
+    /// A device with the runtime `cri`, through hub and bridge
+    Device,
+    /// A kubelet
+    Kubelet,
+    /// Only the document is written anew, from what is kept
+    None,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    // Whatever is dropped ends what it started. Both kinds of signal are still there when asked again.
+    let run = tokio::select! {
+        run = measure(&arguments) => run?,
+        _ = interrupt.recv() => anyhow::bail!("interrupted"),
+        _ = terminate.recv() => anyhow::bail!("terminated"),
+    };
+    let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("conformance");
+    let reasons = std::fs::read_to_string(kept.join("reasons.txt"))?;
+    let reasons = Reasons::parse(&reasons);
+    if let Some(run) = run {
+        tell(&run, &reasons);
+        if arguments.focus.is_some() {
+            return Ok(());
+        }
+        if let Some(file) = arguments.node.file() {
+            std::fs::write(kept.join(file), run.results.lines())?;
+        }
+    }
+    let column = |title: &'static str, file: &str| {
+        let lines = std::fs::read_to_string(kept.join(file)).ok();
+        anyhow::Ok(Column { title, results: lines.map(|lines| Results::from_lines(&lines)).transpose()? })
+    };
+    let columns = [column("device", DEVICE)?, column("kubelet", KUBELET)?];
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/conformance.md");
+    std::fs::write(&file, document::write(&columns, &reasons))?;
+    println!("docs/conformance.md is written");
+    Ok(())
+}
+
+impl Node {
+    /// Where the outcomes are kept.
+    fn file(self) -> Option<&'static str> {
+        match self {
+            Self::Device => Some(DEVICE),
+            Self::Kubelet => Some(KUBELET),
+            Self::None => None,
+        }
+    }
+}
+
+/// Makes the node, runs the specs, and takes the node away.
+async fn measure(arguments: &Arguments) -> Result<Option<Run>> {
+    if arguments.node == Node::None {
+        return Ok(None);
+    }
+    let programs = std::path::absolute(&arguments.programs)?;
+    let logs = std::path::absolute(&arguments.logs)?;
+    std::fs::create_dir_all(&logs)?;
+    let engine = Engine::start_with(images::PAUSE)?;
+    println!("making the images");
+    images::import(&engine, &programs)?;
+    let registry = Registry::start(engine.folder()).context("a registry for the specs that pull")?;
+    images::publish(&engine, &registry.address())?;
+    let engine = Arc::new(engine);
+    let choice = Choice { focus: arguments.focus.as_deref(), processes: arguments.processes };
+    if arguments.node == Node::Kubelet {
+        let kubeconfig = PathBuf::from(std::env::var_os("KUBECONFIG").context("KUBECONFIG names no cluster")?);
+        let pki = std::path::absolute(&arguments.pki)?;
+        let kubelet = Kubelet::start(&programs.join("kubelet"), &pki, &kubeconfig, engine).await?;
+        println!("{} is ready", kubelet.name());
+        let run = suite::run(&programs, &kubeconfig, &logs, &choice).await;
+        std::fs::copy(kubelet.log(), logs.join("kubelet.log"))?;
+        kubelet.end().await?;
+        return run.map(Some);
+    }
+    let world = Setting::of("conformance").devices(1).engine(engine).untainted().start().await?;
+    println!("{} is ready", world.device(0));
+    let run = suite::run(&programs, &world.kubeconfig(), &logs, &choice).await;
+    world.keep_logs(&logs)?;
+    if let Err(error) = world.end().await {
+        eprintln!("the world did not end well: {error:#}");
+    }
+    run.map(Some)
+}
+
+/// Prints what a person wants to know.
+fn tell(run: &Run, reasons: &Reasons<'_>) {
+    for (name, said) in &run.failures {
+        let outcome = run.results.0[name].word();
+        println!("{outcome}: {name}\n    {said}\n    {}", reasons.of(name).unwrap_or("no reason is known"));
+    }
+    let [passed, failed, skipped] =
+        [Outcome::Passed, Outcome::Failed, Outcome::Skipped].map(|outcome| run.results.count(outcome));
+    println!("{passed} passed, {failed} failed, {skipped} skipped");
+}
