@@ -51,7 +51,7 @@ pub(crate) mod volumes;
 /// - All calls for one container id are made by one owner, one after another, except that `ended` is pending meanwhile.
 /// - `prepare` has succeeded before the first `start`, and may be called again at any time with changed volumes, and
 ///   is called again after [`StartError::NoPlace`].
-/// - `image` has said [`ImageState::Ready`], or `pull` has succeeded, shortly before `start`.
+/// - `image` has said [`ImageState::Ready`] or [`ImageState::Present`], or `pull` has succeeded, shortly before `start`.
 ///
 /// # Caveats
 ///
@@ -323,8 +323,10 @@ impl ImageWanted {
 /// How it is about an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ImageState {
-    /// The container can be started.
+    /// There are none: the container can be started.
     Ready,
+    /// It is on the device: the container can be started.
+    Present,
     /// It has to be fetched first.
     Pull,
 }

@@ -79,8 +79,8 @@ enum Landed {
     Ready(PodReady),
     /// The image of a container has to be fetched before it can be started.
     Pull(ImageWanted),
-    /// An image was fetched.
-    Pulled(ImageWanted, Duration),
+    /// The image of a container is there: it was fetched in this time, or it had been there before.
+    Image(ImageWanted, Option<Duration>),
     Forgotten,
     Nothing,
 }
@@ -208,7 +208,7 @@ impl<R: Runtime, S: WorkloadStore> Owner<R, S> {
                     self.tell(vec![Event::Prepared(Ok(ready))]).await;
                 }
                 Woken::Landed(Landed::Pull(want)) => self.pull(want),
-                Woken::Landed(Landed::Pulled(want, took)) => self.pulled(want, took),
+                Woken::Landed(Landed::Image(want, took)) => self.start_with_image(want, took),
                 Woken::Landed(Landed::Forgotten) => self.over = true,
                 Woken::Landed(Landed::Nothing) => {}
                 Woken::Ordered => {
@@ -363,7 +363,7 @@ impl<R: Runtime, S: WorkloadStore> Owner<R, S> {
             let id = want.id.clone();
             let begun = clock();
             match pulls.run_until_cancelled(runtime.pull(want.clone())).await {
-                Some(Ok(())) => Landed::Pulled(want, Duration::from_millis(clock().millis_since(begun))),
+                Some(Ok(())) => Landed::Image(want, Some(Duration::from_millis(clock().millis_since(begun)))),
                 Some(Err(problem)) => Landed::Happened(Event::Started(id, Err(StartProblem::NoImage(problem)))),
                 None => Landed::Happened(Event::Started(id, Err(StartProblem::Abandoned))),
             }
@@ -371,9 +371,12 @@ impl<R: Runtime, S: WorkloadStore> Owner<R, S> {
     }
 
     /// Starts the container that waited for its image.
-    fn pulled(&mut self, want: ImageWanted, took: Duration) {
+    fn start_with_image(&mut self, want: ImageWanted, took: Option<Duration>) {
         let image = want.container().map(|container| container.image.as_str()).unwrap_or_default();
-        let message = format!("Successfully pulled image \"{image}\" in {} ms", took.as_millis());
+        let message = match took {
+            Some(took) => format!("Successfully pulled image \"{image}\" in {} ms", took.as_millis()),
+            None => format!("Container image \"{image}\" already present on machine and can be accessed by the pod"),
+        };
         self.note_of(&want.id, "Pulled", &message);
         let (runtime, host, own) = (self.runtime.clone(), self.host.borrow().clone(), self.addresses.clone());
         self.flight.launch(async move {
@@ -420,6 +423,7 @@ impl<R: Runtime, S: WorkloadStore> Owner<R, S> {
                 self.flight.launch(async move {
                     match runtime.image(want.clone()).await {
                         Ok(ImageState::Pull) => return Landed::Pull(want),
+                        Ok(ImageState::Present) => return Landed::Image(want, None),
                         Ok(ImageState::Ready) => {}
                         Err(problem) => {
                             return Landed::Happened(Event::Started(id, Err(StartProblem::NoImage(problem))));

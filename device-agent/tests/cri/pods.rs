@@ -56,7 +56,7 @@ async fn a_pod_has_a_network_volumes_and_an_environment_of_its_own() {
     let id = container.container_id.clone().unwrap();
     assert!(id.starts_with("containerd://") && id.len() == "containerd://".len() + 64, "{id}");
     assert_eq!(end.container_id, Some(id));
-    assert_eq!(device.reasons(), ["Created", "Started"]);
+    assert_eq!(device.reasons(), ["Pulled", "Created", "Started"]);
     device.sweep("web").await;
 }
 

@@ -22,7 +22,7 @@ async fn a_pod_has_a_container_an_image_and_an_address_of_its_own() -> Result<()
     let main = &status.container_statuses.expect("one status")[0];
     assert!(main.container_id.as_deref().is_some_and(|id| id.starts_with("containerd://")), "{main:#?}");
     assert!(main.image_id.contains("sha256:") && main.image.contains("hawser.test/box"), "{main:#?}");
-    for reason in ["Created", "Started"] {
+    for reason in ["Pulled", "Created", "Started"] {
         world.event("web", reason).await?;
     }
     world.end().await

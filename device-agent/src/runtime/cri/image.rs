@@ -51,8 +51,8 @@ pub(super) fn is_reference(name: &str) -> bool {
 fn decide(policy: PullPolicy, is_there: bool, attempt: u32) -> Result<ImageState, ()> {
     match (policy, is_there) {
         (PullPolicy::Never, false) => Err(()),
-        (PullPolicy::Never | PullPolicy::IfNotPresent, true) => Ok(ImageState::Ready),
-        (PullPolicy::Always, true) if attempt > 0 => Ok(ImageState::Ready),
+        (PullPolicy::Never | PullPolicy::IfNotPresent, true) => Ok(ImageState::Present),
+        (PullPolicy::Always, true) if attempt > 0 => Ok(ImageState::Present),
         (PullPolicy::Always | PullPolicy::IfNotPresent, _) => Ok(ImageState::Pull),
     }
 }
@@ -213,15 +213,15 @@ mod tests {
 
     #[test]
     fn policies_decide_and_a_restart_waits_for_no_registry() {
-        use ImageState::{Pull, Ready};
+        use ImageState::{Present, Pull};
         use PullPolicy::{Always, IfNotPresent, Never};
         for (policy, is_there, attempt, expected) in [
             (Always, true, 0, Ok(Pull)),
-            (Always, true, 1, Ok(Ready)),
+            (Always, true, 1, Ok(Present)),
             (Always, false, 1, Ok(Pull)),
-            (IfNotPresent, true, 0, Ok(Ready)),
+            (IfNotPresent, true, 0, Ok(Present)),
             (IfNotPresent, false, 0, Ok(Pull)),
-            (Never, true, 0, Ok(Ready)),
+            (Never, true, 0, Ok(Present)),
             (Never, false, 7, Err(())),
         ] {
             assert_eq!(decide(policy, is_there, attempt), expected, "{policy:?} {is_there} {attempt}");

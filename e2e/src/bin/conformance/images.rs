@@ -38,6 +38,9 @@ pub(crate) fn import(engine: &Engine, programs: &Path) -> Result<()> {
     let agnhost = Layer::of(&folder, "agnhost", |root| {
         program(&programs.join("agnhost"), &root.join("agnhost"), 0o755)?;
         std::os::unix::fs::symlink("agnhost", root.join("agnhost-2"))?;
+        for file in ["localhost.crt", "localhost.key"] {
+            program(&programs.join(file), &root.join(file), 0o644)?;
+        }
         std::fs::create_dir_all(root.join("usr/bin"))?;
         let curl = root.join("usr/bin/curl");
         std::fs::write(&curl, CURL)?;
