@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use super::auth::User;
 use super::route::{self, NoRoute, Route, Target};
 use super::serve::{Found, Server, Session};
+use super::session::Patience;
 use super::{exec, forward, logs, spdy, stats};
 use crate::ids::{NodeName, PodRef};
 use crate::provider::Provider;
@@ -56,7 +57,7 @@ pub(crate) struct Ask<P> {
     pub(crate) node: NodeName,
     pub(crate) pod: PodRef,
     pub(crate) query: Vec<(String, String)>,
-    pub(crate) idle: Duration,
+    pub(crate) patience: Patience,
     limit: Duration,
 }
 
@@ -131,7 +132,7 @@ async fn checked<P: Provider>(
                 return Err(no_container(&route, &target));
             }
             let (provider, limit) = (Arc::clone(&server.provider), server.limit);
-            let ask = Ask { provider, node, pod, query, idle: server.idle, limit };
+            let ask = Ask { provider, node, pod, query, patience: server.patience, limit };
             of_pod(ask, route, target, request).await
         }
     }

@@ -45,7 +45,7 @@ pub(crate) fn stream<P: Provider>(
         return Err(Refusal::new(StatusCode::BAD_REQUEST, "you must specify a command"));
     }
     let (agreed, response) = Agreed::on(What::Process, request.headers())?;
-    let idle = ask.idle;
+    let patience = ask.patience;
     let start: Start = Box::pin(async move {
         let (provider, node, pod) = (&ask.provider, &ask.node, &ask.pod);
         if exec {
@@ -64,8 +64,8 @@ pub(crate) fn stream<P: Provider>(
         let Ok(transport) = hyper::upgrade::on(request).await else { return };
         let transport = TokioIo::new(transport);
         match agreed {
-            Agreed::Spdy(protocol) => spdy::process(transport, protocol, channels, start, idle).await,
-            Agreed::WebSocket(protocol) => websocket::process(transport, protocol, channels, start, idle).await,
+            Agreed::Spdy(protocol) => spdy::process(transport, protocol, channels, start, patience).await,
+            Agreed::WebSocket(protocol) => websocket::process(transport, protocol, channels, start, patience).await,
             // Not offered for processes.
             Agreed::Tunnel => {}
         }

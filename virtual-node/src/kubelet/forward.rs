@@ -42,7 +42,7 @@ pub(crate) fn stream<P: Provider>(ask: Ask<P>, request: Request<Incoming>) -> Re
         Agreed::WebSocket(_) => ports(&ask.query)?,
         Agreed::Spdy(_) | Agreed::Tunnel => Vec::new(),
     };
-    let (idle, pod) = (ask.idle, format!("{}, uid {}", ask.pod.name, ask.pod.uid));
+    let (patience, pod) = (ask.patience, format!("{}, uid {}", ask.pod.name, ask.pod.uid));
     let ask = Arc::new(ask);
     let dial: Dial = Arc::new(move |port| {
         let ask = Arc::clone(&ask);
@@ -53,9 +53,9 @@ pub(crate) fn stream<P: Provider>(ask: Ask<P>, request: Request<Incoming>) -> Re
         let Ok(transport) = hyper::upgrade::on(request).await else { return };
         let transport = TokioIo::new(transport);
         match agreed {
-            Agreed::Spdy(_) => spdy::forward(transport, pod, dial, idle).await,
-            Agreed::Tunnel => spdy::forward(websocket::Tunnel::new(transport).await, pod, dial, idle).await,
-            Agreed::WebSocket(_) => websocket::forward(transport, ports, pod, dial, idle).await,
+            Agreed::Spdy(_) => spdy::forward(transport, pod, dial, patience).await,
+            Agreed::Tunnel => spdy::forward(websocket::Tunnel::new(transport).await, pod, dial, patience).await,
+            Agreed::WebSocket(_) => websocket::forward(transport, ports, pod, dial, patience).await,
         }
     };
     Ok((response, Box::pin(session)))

@@ -8,7 +8,7 @@
 //!
 //! - [`route`] reads a request: what is asked, and which right it needs. Pure.
 //! - [`auth`] says who asks (client certificate, bearer token) and whether they may (SubjectAccessReview).
-//! - [`serve`] accepts, bounds and ends connections; [`tls`] keeps certificates and authorities current.
+//! - [`serve`] accepts, bounds and ends connections, [`socket`] notices clients that have gone; [`tls`] keeps certificates and authorities current.
 //! - [`answer`] carries a request out; [`logs`], [`exec`], [`forward`] and [`stats`] know their verbs.
 //! - [`upgrade`], [`spdy`] and [`websocket`] speak to the two kinds of streaming clients.
 //!
@@ -26,11 +26,15 @@ mod ports;
 mod route;
 mod serve;
 mod session;
+mod socket;
 mod spdy;
 mod stats;
 mod tls;
 mod upgrade;
 mod websocket;
+
+#[cfg(test)]
+mod idle;
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -66,6 +70,9 @@ pub struct KubeletConfig {
     pub connections: usize,
     /// How long a stream may be silent.
     pub idle: Duration,
+    /// How long the other end of a connection may give no sign of life. Its kernel gives them, so a client that only
+    /// has nothing to say, or does not read, is not meant.
+    pub vanished: Duration,
 }
 
 /// Where a serving certificate is.
@@ -88,6 +95,7 @@ impl KubeletConfig {
             client_ca: None,
             connections: 512,
             idle: Duration::from_secs(4 * 60 * 60),
+            vanished: Duration::from_secs(60),
         }
     }
 }

@@ -21,6 +21,8 @@ use super::answer;
 use super::auth::{Auth, User};
 use super::ports::{Endpoint, Ports};
 use super::route::Target;
+use super::session::Patience;
+use super::socket;
 use super::tls::Current;
 use crate::ids::{NodeName, PodRef};
 use crate::metrics::Metrics;
@@ -35,7 +37,6 @@ const HEADERS: Duration = Duration::from_secs(60);
 const BREATHE: Duration = Duration::from_millis(100);
 /// How often a port of a node that could not be had is tried again.
 const RETRY: Duration = Duration::from_secs(30);
-const KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// What goes on after an upgrade.
 pub(crate) type Session = BoxFuture<'static, ()>;
@@ -57,7 +58,7 @@ pub(crate) struct Server<P> {
     pub(super) lookup: Lookup,
     pub(super) auth: Auth,
     pub(super) limit: Duration,
-    pub(super) idle: Duration,
+    pub(super) patience: Patience,
 }
 
 /// Asks the owner of the pods.
@@ -95,8 +96,8 @@ impl Kubelet {
         let Self { config, listener, local, tls, .. } = self;
         let Parts { provider, client, metrics, lookup, limit } = parts;
         let auth = Auth::new(client.clone());
-        let server =
-            Arc::new(Server { provider, client: client.clone(), metrics, lookup, auth, limit, idle: config.idle });
+        let patience = Patience { idle: config.idle, vanished: config.vanished };
+        let server = Arc::new(Server { provider, client: client.clone(), metrics, lookup, auth, limit, patience });
         let current = tls.current();
         let permits = Arc::new(Semaphore::new(config.connections));
         let mut connections = JoinSet::new();
@@ -203,9 +204,7 @@ async fn connection<P: Provider>(
     node: Option<NodeName>,
     _permit: OwnedSemaphorePermit,
 ) {
-    // Without either it works too, only worse.
-    let _ = stream.set_nodelay(true);
-    let _ = socket2::SockRef::from(&stream).set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(KEEPALIVE));
+    let (stream, watch) = socket::watched(stream, server.patience.vanished);
     let stream = match tokio::time::timeout(HANDSHAKE, TlsAcceptor::from(tls.get()).accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
@@ -242,6 +241,10 @@ async fn connection<P: Provider>(
     }
     let session = session.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some(session) = session {
-        session.await;
+        tokio::select! {
+            // Whichever ends first ends the other: both are dropped with all that they hold.
+            () = session => {}
+            () = watch.hung_up() => {}
+        }
     }
 }

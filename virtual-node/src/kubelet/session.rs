@@ -3,7 +3,8 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,37 +27,80 @@ const SIZE_LIMIT: usize = 1024;
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How long a client may take to open the streams that it has announced.
 pub(crate) const CREATION: Duration = Duration::from_secs(30);
-/// How often a client is sent something that it answers by itself, so that one that has vanished is noticed though
-/// nothing else is said.
-pub(crate) const PROBE: Duration = Duration::from_secs(30);
 
 /// Starts the process, once the client's streams are there: who vanishes before has started nothing.
 pub(crate) type Start = BoxFuture<'static, Result<Process, StreamError>>;
 /// Opens a connection to a port.
 pub(crate) type Dial = Arc<dyn Fn(u16) -> BoxFuture<'static, Result<Connection, StreamError>> + Send + Sync>;
 
-/// When something was last moved.
+/// How long clients are waited for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience {
+    /// Who moves nothing for so long is not there any more, whatever its machine says.
+    pub(crate) idle: Duration,
+    /// Who gives no sign of life for so long has gone.
+    pub(crate) vanished: Duration,
+}
+
+/// When something was last moved, and whether something cannot be.
 #[derive(Debug, Clone)]
-pub(crate) struct Activity(Arc<Mutex<Instant>>);
+pub(crate) struct Activity(Arc<Moves>);
+
+#[derive(Debug)]
+struct Moves {
+    patience: Patience,
+    last: Mutex<Instant>,
+    /// Inputs that a process or a port is slow to take.
+    held_up: AtomicUsize,
+}
 
 impl Activity {
-    pub(crate) fn begun() -> Self {
-        Self(Arc::new(Mutex::new(clock::instant())))
+    pub(crate) fn begun(patience: Patience) -> Self {
+        let last = Mutex::new(clock::instant());
+        Self(Arc::new(Moves { patience, last, held_up: AtomicUsize::new(0) }))
+    }
+
+    fn last(&self) -> MutexGuard<'_, Instant> {
+        self.0.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn touch(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = clock::instant();
+        *self.last() = clock::instant();
     }
 
-    /// Ends when nothing has been moved for that long.
-    pub(crate) async fn silent_for(&self, limit: Duration) {
+    /// Ends when nothing has been moved for too long.
+    pub(crate) async fn silent(&self) {
         loop {
-            let due = *self.0.lock().unwrap_or_else(PoisonError::into_inner) + limit;
+            let due = *self.last() + self.0.patience.idle;
             if due <= clock::instant() {
                 return;
             }
             tokio::time::sleep_until(due).await;
         }
+    }
+
+    /// Ends when it is time to say something to a client that is not read because what it sent is not taken: one that is no
+    /// more says so only if it is sent something. Otherwise the kernel asks clients whether they live.
+    pub(crate) async fn probe_is_due(&self) {
+        loop {
+            tokio::time::sleep(self.0.patience.vanished / 2).await;
+            if self.0.held_up.load(Ordering::Relaxed) > 0 {
+                return;
+            }
+        }
+    }
+
+    /// Waits for what may be held up by others.
+    async fn held_up<T>(&self, by: impl Future<Output = T>) -> T {
+        struct Held<'a>(&'a AtomicUsize);
+        impl Drop for Held<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        self.0.held_up.fetch_add(1, Ordering::Relaxed);
+        let _held = Held(&self.0.held_up);
+        by.await
     }
 }
 
@@ -180,7 +224,7 @@ pub(crate) async fn feed(from: Option<Output>, to: Option<Input>, activity: &Act
     while let Ok(count @ 1..) = from.read(&mut piece).await {
         activity.touch();
         if let Some(input) = &mut to
-            && write_through(input, &piece[..count]).await.is_err()
+            && activity.held_up(write_through(input, &piece[..count])).await.is_err()
         {
             to = None;
         }
@@ -288,12 +332,7 @@ pub(crate) async fn carry(
 
 /// Runs `session` until it ends, the transport (which `driver` runs) ends, or nothing was moved for too long. When the
 /// session ends by itself the driver goes on until the client has heard all.
-pub(crate) async fn driven(
-    session: impl Future<Output = ()>,
-    driver: impl Future<Output = ()>,
-    activity: &Activity,
-    idle: Duration,
-) {
+pub(crate) async fn driven(session: impl Future<Output = ()>, driver: impl Future<Output = ()>, activity: &Activity) {
     let mut driver = std::pin::pin!(driver);
     {
         let session = std::pin::pin!(session);
@@ -301,7 +340,7 @@ pub(crate) async fn driven(
             // The driver is used again; the others are dropped, and with them all streams.
             () = &mut driver => return,
             () = session => {}
-            () = activity.silent_for(idle) => {}
+            () = activity.silent() => {}
         }
     }
     // It says goodbye by itself within seconds; a client that does not read may not hold us longer.
@@ -337,14 +376,15 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn silence_is_measured_from_the_last_move() {
-        let activity = Activity::begun();
+        let minute = Duration::from_secs(60);
+        let activity = Activity::begun(Patience { idle: minute, vanished: minute });
         let began = clock::instant();
         let other = activity.clone();
         let move_later = async {
             tokio::time::sleep(Duration::from_secs(50)).await;
             other.touch();
         };
-        tokio::join!(activity.silent_for(Duration::from_secs(60)), move_later);
+        tokio::join!(activity.silent(), move_later);
         assert_eq!(clock::instant() - began, Duration::from_secs(110));
     }
 }

@@ -10,20 +10,22 @@ use hawser_spdy::{Handle, Headers, Limits, ResetStatus, Stream};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 
-use super::session::{self, Activity, CREATION, Dial, Gone, PROBE, Remote, Sink, Start};
+use super::session::{self, Activity, CREATION, Dial, Gone, Patience, Remote, Sink, Start};
 use crate::clock;
 use crate::provider::streams::{Channels, StreamError};
 
 /// A process has five streams at most; a client that retries has a few more.
 const PROCESS_STREAMS: usize = 16;
+/// How long the answer to a ping is waited for; most likely nobody reads it.
+const ANSWER: Duration = Duration::from_secs(1);
 
 /// Serves a process. `protocol` is what was agreed.
-pub(crate) async fn process<T>(transport: T, protocol: &str, channels: Channels, start: Start, idle: Duration)
+pub(crate) async fn process<T>(transport: T, protocol: &str, channels: Channels, start: Start, patience: Patience)
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
     let (handle, driver) = hawser_spdy::serve(transport, Limits { streams: PROCESS_STREAMS, ..Limits::default() });
-    let activity = Activity::begun();
+    let activity = Activity::begun(patience);
     let talk = async {
         // Who does not open what was announced wants nothing.
         if let Ok(Some(streams)) = tokio::time::timeout(CREATION, Streams::collect(&handle, protocol, channels)).await {
@@ -35,15 +37,15 @@ where
         // A client that hangs up has ended, and one that breaks the protocol has been told.
         let _ = driver.run().await;
     };
-    session::driven(probed(talk, &handle), driver, &activity, idle).await;
+    session::driven(probed(talk, &handle, &activity), driver, &activity).await;
 }
 
-/// Sends pings meanwhile: their answers do not matter, but that they can be sent does.
-async fn probed(session: impl Future<Output = ()>, handle: &Handle) {
+/// Sends pings where they are needed: their answers do not matter, but that they can be sent does.
+async fn probed(session: impl Future<Output = ()>, handle: &Handle, activity: &Activity) {
     let probe = async {
         loop {
-            tokio::time::sleep(PROBE).await;
-            let _ = tokio::time::timeout(PROBE, handle.ping()).await;
+            activity.probe_is_due().await;
+            let _ = tokio::time::timeout(ANSWER, handle.ping()).await;
         }
     };
     tokio::select! {
@@ -122,12 +124,12 @@ impl Streams {
 }
 
 /// Serves forwarded connections, each of which is a pair of streams. `pod` is for messages.
-pub(crate) async fn forward<T>(transport: T, pod: String, dial: Dial, idle: Duration)
+pub(crate) async fn forward<T>(transport: T, pod: String, dial: Dial, patience: Patience)
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
     let (handle, driver) = hawser_spdy::serve(transport, Limits::default());
-    let activity = Activity::begun();
+    let activity = Activity::begun(patience);
     let talk = async {
         forward_all(&handle, &pod, &dial, &activity).await;
         handle.close();
@@ -136,7 +138,7 @@ where
         // As above.
         let _ = driver.run().await;
     };
-    session::driven(probed(talk, &handle), driver, &activity, idle).await;
+    session::driven(probed(talk, &handle, &activity), driver, &activity).await;
 }
 
 /// Half of a pair that waits for the other.

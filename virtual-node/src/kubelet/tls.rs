@@ -218,3 +218,6 @@ async fn published(client: &kube::Client) -> Result<Option<String>, CallError> {
         Err(error) => Err(error),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,7 +15,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{self, Message};
 
-use super::session::{self, Activity, Dial, Gone, PROBE, Remote, Sink, Start};
+use super::session::{self, Activity, Dial, Gone, Patience, Remote, Sink, Start};
 use crate::provider::streams::Channels;
 
 /// Clients cut what they send into tens of kilobytes.
@@ -91,10 +91,10 @@ fn payload(message: Message) -> Option<Bytes> {
     }
 }
 
-/// Sends pings meanwhile, as the SPDY side does.
-async fn probe(sender: &Sender) {
+/// Sends pings where they are needed, as the SPDY side does.
+async fn probe(sender: &Sender, activity: &Activity) {
     loop {
-        tokio::time::sleep(PROBE).await;
+        activity.probe_is_due().await;
         if sender.send(Message::Ping(Bytes::new())).await.is_err() {
             return;
         }
@@ -102,12 +102,12 @@ async fn probe(sender: &Sender) {
 }
 
 /// Serves a process. `protocol` is what was agreed.
-pub(crate) async fn process<T>(transport: T, protocol: &str, channels: Channels, start: Start, idle: Duration)
+pub(crate) async fn process<T>(transport: T, protocol: &str, channels: Channels, start: Start, patience: Patience)
 where
     T: Transport + 'static,
 {
     let (sender, mut messages) = accept(transport).await;
-    let activity = Activity::begun();
+    let activity = Activity::begun(patience);
     let (stdin, to_stdin) = pipe(channels.stdin);
     let (resize, to_resize) = pipe(channels.tty);
     let channel = |wanted: bool, number: u8| wanted.then(|| Sink::Channel(sender.clone(), number));
@@ -149,7 +149,7 @@ where
             }
         }
     };
-    until_gone(talk, listen, &sender, &activity, idle).await;
+    until_gone(talk, listen, &sender, &activity).await;
 }
 
 /// Runs until the session has ended and the client has said goodbye, or it has gone, or all was silent for too long.
@@ -158,7 +158,6 @@ async fn until_gone(
     listen: impl Future<Output = ()>,
     sender: &Sender,
     activity: &Activity,
-    idle: Duration,
 ) {
     let mut listen = std::pin::pin!(listen);
     {
@@ -167,8 +166,8 @@ async fn until_gone(
             // Listening goes on; the others are dropped, and with them all that they hold.
             () = &mut listen => return,
             () = talk => {}
-            () = probe(sender) => return,
-            () = activity.silent_for(idle) => sender.close().await,
+            () = probe(sender, activity) => return,
+            () = activity.silent() => sender.close().await,
         }
     }
     let _ = tokio::time::timeout(FAREWELL, listen).await;
@@ -203,12 +202,12 @@ async fn end(to: &mut Option<WriteHalf<SimplexStream>>) {
 
 /// Serves one connection to each of `ports`: channel 2i is the data of the i-th, channel 2i+1 its errors. Each begins
 /// with its port.
-pub(crate) async fn forward<T>(transport: T, ports: Vec<u16>, pod: String, dial: Dial, idle: Duration)
+pub(crate) async fn forward<T>(transport: T, ports: Vec<u16>, pod: String, dial: Dial, patience: Patience)
 where
     T: Transport + 'static,
 {
     let (sender, mut messages) = accept(transport).await;
-    let activity = Activity::begun();
+    let activity = Activity::begun(patience);
     let mut inputs = Vec::new();
     let running = FuturesUnordered::new();
     for (n, port) in ports.into_iter().enumerate() {
@@ -232,7 +231,7 @@ where
             }
         }
     };
-    until_gone(talk, listen, &sender, &activity, idle).await;
+    until_gone(talk, listen, &sender, &activity).await;
 }
 
 async fn forward_one(

@@ -10,10 +10,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
-use crate::support::{World, eventually, soon};
+use crate::support::{World, soon};
 
-const V4: &[&str] = &["v5.channel.k8s.io", "v4.channel.k8s.io", "v3.channel.k8s.io", "channel.k8s.io"];
-const EXEC: &str = "/exec/default/web/main?";
+pub(crate) const V4: &[&str] = &["v5.channel.k8s.io", "v4.channel.k8s.io", "v3.channel.k8s.io", "channel.k8s.io"];
+pub(crate) const EXEC: &str = "/exec/default/web/main?";
 
 /// What a client saw.
 #[derive(Debug, Default, PartialEq)]
@@ -172,41 +172,6 @@ async fn why_it_failed_is_for_the_person_at_the_terminal() -> Result<()> {
     let request = request.header("connection", "Upgrade").header("upgrade", "SPDY/3.1");
     let answer = world.send(request.header("x-stream-protocol-version", "v9.channel.k8s.io")).await?;
     assert_eq!(answer.status().as_u16(), 403);
-    world.stop().await
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn two_hundred_abandoned_commands_leave_nothing_behind() -> Result<()> {
-    let world = World::new().await?;
-    let hang = format!("{EXEC}command=hang&input=1&output=1");
-    for round in 0..10 {
-        let mut sockets = Vec::new();
-        let mut drivers = Vec::new();
-        for _ in 0..10 {
-            sockets.push(world.websocket(&hang, "v5.channel.k8s.io").await?);
-            let (handle, driver) = hawser_spdy::connect(world.spdy(&hang, V4).await?, Limits::default());
-            drivers.push(tokio::spawn(driver.run()));
-            for kind in ["error", "stdin", "stdout"] {
-                // Some vanish before they have opened all that they announced.
-                if round % 2 == 0 || kind != "stdout" {
-                    let stream = handle.open(&Headers::from_iter([("streamtype", kind)]))?;
-                    soon(stream.replied()).await??;
-                    // Kept open until the connection goes.
-                    std::mem::forget(stream);
-                }
-            }
-        }
-        eventually("all that were set up to run", async || {
-            let live = world.provider.live.load(std::sync::atomic::Ordering::SeqCst);
-            (live == if round % 2 == 0 { 20 } else { 10 }).then_some(())
-        })
-        .await?;
-        for driver in drivers {
-            driver.abort();
-        }
-        drop(sockets);
-        world.nothing_lives().await?;
-    }
     world.stop().await
 }
 

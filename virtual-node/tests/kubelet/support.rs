@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -39,6 +39,8 @@ const PIPE: usize = 4096;
 #[derive(Default)]
 pub(crate) struct Memory {
     pub(crate) live: Arc<AtomicUsize>,
+    /// How many bytes the commands have said.
+    pub(crate) said: Arc<AtomicU64>,
     pub(crate) asked: Mutex<Vec<String>>,
 }
 
@@ -69,7 +71,7 @@ impl Memory {
         let (stderr_read, stderr) = tokio::io::simplex(PIPE);
         let (resize, resizes) = mpsc::channel(1);
         let alive = Alive::new(&self.live);
-        let command = command.to_vec();
+        let (command, said) = (command.to_vec(), Arc::clone(&self.said));
         let stdin_read = channels.stdin.then(|| Box::pin(stdin_read) as Output);
         Process {
             stdin: channels.stdin.then(|| Box::pin(stdin) as Input),
@@ -78,7 +80,7 @@ impl Memory {
             resize: channels.tty.then_some(resize),
             exit: Box::pin(async move {
                 let _alive = alive;
-                program(&command, stdin_read, Box::pin(stdout), Box::pin(stderr), resizes).await
+                program(&command, stdin_read, Box::pin(stdout), Box::pin(stderr), resizes, &said).await
             }),
         }
     }
@@ -91,6 +93,7 @@ async fn program(
     mut stdout: Input,
     mut stderr: Input,
     mut resizes: mpsc::Receiver<TerminalSize>,
+    said: &AtomicU64,
 ) -> Result<i32, StreamError> {
     let number = |at: usize| command.get(at).and_then(|text| text.parse::<usize>().ok()).unwrap_or(0);
     let io = |error: std::io::Error| StreamError::Failed(error.to_string());
@@ -107,6 +110,7 @@ async fn program(
         "big" => {
             for _ in 0..number(1) {
                 stdout.write_all(&[b'x'; 1000]).await.map_err(io)?;
+                said.fetch_add(1000, Ordering::Relaxed);
             }
             0
         }
@@ -260,7 +264,7 @@ impl World {
         let mut config = KubeletConfig::new("127.0.0.1:0".parse()?, "127.0.0.1".parse()?);
         change(&mut config);
         let kubelet = Kubelet::bind(&client, config).await?;
-        let address = kubelet.local_addr();
+        let address = ([127, 0, 0, 1], kubelet.local_addr().port()).into();
         let mut registry = prometheus_client::registry::Registry::default();
         let nodes = VirtualNodes::new(client.clone(), Config::default())
             .with_metrics(Metrics::register(&mut registry))
@@ -346,6 +350,13 @@ impl World {
         path: &str,
         protocol: &str,
     ) -> Result<tokio_tungstenite::WebSocketStream<TokioIo<Upgraded>>> {
+        let transport = self.websocket_bytes(path, protocol).await?;
+        let role = tokio_tungstenite::tungstenite::protocol::Role::Client;
+        Ok(tokio_tungstenite::WebSocketStream::from_raw_socket(transport, role, None).await)
+    }
+
+    /// The same for who frames by hand.
+    pub(crate) async fn websocket_bytes(&self, path: &str, protocol: &str) -> Result<TokioIo<Upgraded>> {
         let request = self
             .request(Method::GET, path)
             .header("connection", "Upgrade")
@@ -353,15 +364,38 @@ impl World {
             .header("sec-websocket-version", "13")
             .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
             .header("sec-websocket-protocol", protocol);
-        let transport = self.upgraded(request).await?;
-        let role = tokio_tungstenite::tungstenite::protocol::Role::Client;
-        Ok(tokio_tungstenite::WebSocketStream::from_raw_socket(transport, role, None).await)
+        self.upgraded(request).await
     }
 
     async fn upgraded(&self, request: http::request::Builder) -> Result<TokioIo<Upgraded>> {
         let response = self.send(request).await?;
         ensure!(response.status() == StatusCode::SWITCHING_PROTOCOLS, "{:?}", whole(response).await?);
         Ok(TokioIo::new(hyper::upgrade::on(response).await?))
+    }
+
+    /// How many descriptors there are of connections to the kubelet API, at its end.
+    pub(crate) fn sockets(&self) -> Result<usize> {
+        // Of the columns: local address, …, inode. One that only the kernel still holds has the inode 0.
+        let port = format!(":{:04X}", self.address.port());
+        let table = std::fs::read_to_string("/proc/self/net/tcp")?;
+        let lines = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        const LISTENING: &str = "0A";
+        Ok(lines.filter(|line| line[1].ends_with(&port) && line[3] != LISTENING && line[9] != "0").count())
+    }
+
+    /// How many tasks there are in all.
+    pub(crate) fn tasks() -> usize {
+        tokio::runtime::Handle::current().metrics().num_alive_tasks()
+    }
+
+    /// Waits until there are no connections, and no more tasks than `before`.
+    pub(crate) async fn settles(&self, before: usize) -> Result<()> {
+        self.nothing_lives().await?;
+        eventually("descriptors and tasks to be gone", async || {
+            (self.sockets().ok()? == 0 && Self::tasks() <= before).then_some(())
+        })
+        .await
+        .with_context(|| format!("{:?} sockets, {} tasks where {before} were before", self.sockets(), Self::tasks()))
     }
 
     pub(crate) async fn nothing_lives(&self) -> Result<()> {
