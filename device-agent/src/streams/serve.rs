@@ -194,3 +194,6 @@ async fn read_some(from: &mut (impl AsyncRead + Unpin), most: usize) -> std::io:
     })
     .await
 }
+
+#[cfg(test)]
+mod tests;
