@@ -6,6 +6,7 @@
 mod housekeeping;
 mod status;
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -21,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::{DeviceClock, TimeSource};
 use crate::desired::DesiredSet;
-use crate::facts::{self, Measurer};
+use crate::facts::{self, Listeners, Measurer};
 use crate::identity::Identity;
 use crate::ledger::{Change, Ledger, LedgerThread, Urgency};
 use crate::link::client::{Hub, HubConfig};
@@ -33,7 +34,7 @@ use crate::state_dir::{StateDir, StateDirError};
 use crate::streams;
 use crate::streams::serve::serve;
 use crate::streams::service::{Served, Service, Sight};
-use crate::upkeep::{self, ImageLimits, Upkeep};
+use crate::upkeep::{self, ImageLimits, Pressure, Upkeep, relieve};
 use crate::workloads::{Parts, Workloads};
 
 pub use status::{Status, StatusError, WorkloadLine};
@@ -147,7 +148,9 @@ impl Agent {
             runtime: config.runtime_version.clone(),
             pods: config.max_pods,
         });
-        let measured = measurer.measure(clock.now().0, &ledger.health().borrow(), RuntimeFacts::default());
+        let (measured, short) = measurer.measure(clock.now().0, &ledger.health().borrow(), RuntimeFacts::default());
+        let (shortages_in, shortages) = watch::channel(short);
+        let (evictions_in, evictions) = watch::channel(None);
         let (host_in, host) = watch::channel(Arc::new(facts::host_facts(&measured)));
 
         let streams_ready = Arc::new(Notify::new());
@@ -178,12 +181,23 @@ impl Agent {
         let sight = Sight { desired: desired.clone(), clock: now.clone() };
         let service = Arc::new(service(sight));
         let asked = runtime.clone();
+        let room = Arc::new(Notify::new());
         let upkeep = Upkeep {
             runtime: runtime.clone(),
             desired: desired.clone(),
             reports: reports_in.clone(),
             clock: now.clone(),
             limits: config.images,
+            room: room.clone(),
+        };
+        let pressure = Pressure {
+            runtime: runtime.clone(),
+            service: service.clone(),
+            desired: desired.clone(),
+            shortages,
+            room,
+            evictions: evictions_in,
+            chosen: BTreeSet::new(),
         };
         let workloads = Workloads::start(Parts {
             runtime,
@@ -194,6 +208,7 @@ impl Agent {
             recovered: workload_records,
             resync,
             host,
+            evictions,
             stop: stop.clone(),
         });
         let board = status::Board {
@@ -203,15 +218,16 @@ impl Agent {
             desired,
             ledger: ledger.health(),
         };
-        let measuring =
-            facts::run(measurer, clock.clone(), ledger.health(), runtime_told, facts_in, host_in, stop.clone());
+        let listeners = Listeners { facts: facts_in, host: host_in, shortages: shortages_in };
+        let measuring = facts::run(measurer, clock.clone(), ledger.health(), runtime_told, listeners, stop.clone());
         let tasks = vec![
             ("workloads", workloads),
             ("link", tokio::spawn(link_task.run(first))),
             ("streams", tokio::spawn(serve(streams.clone(), service, stop.clone()))),
             ("runtime", tokio::spawn(facts::watch_runtime(asked, runtime_in, stop.clone()))),
             ("facts", tokio::spawn(measuring)),
-            ("upkeep", tokio::spawn(upkeep::run(upkeep, stop.clone()))),
+            ("images", tokio::spawn(upkeep::run(upkeep, stop.clone()))),
+            ("pressure", tokio::spawn(relieve(pressure, stop.clone()))),
             ("housekeeping", tokio::spawn(housekeeping::run(ledger.clone(), clock.clone(), reports_in, stop.clone()))),
             ("status", tokio::spawn(status::serve(board, dir.path().to_owned(), stop.clone()))),
         ];

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::DeviceClock;
 use crate::ledger::Durability;
 use crate::runtime::{Runtime, RuntimeFacts};
+use crate::upkeep::Shortage;
 use crate::workloads::HostFacts;
 use judge::{Disk, Judge, Measured, memory_threshold};
 
@@ -57,9 +58,19 @@ impl Measurer {
         Self { own, judge: Judge::default(), fixed: Fixed::read() }
     }
 
-    /// How the device is now. A few small files are read.
-    pub(crate) fn measure(&mut self, now_millis: u64, ledger: &Durability, runtime: RuntimeFacts) -> NodeFacts {
+    /// How the device is now, and what it is short of. A few small files are read.
+    pub(crate) fn measure(
+        &mut self,
+        now_millis: u64,
+        ledger: &Durability,
+        runtime: RuntimeFacts,
+    ) -> (NodeFacts, Vec<Shortage>) {
         let measured = self.measured(ledger);
+        let shortages = judge::shortages(&measured);
+        (self.tell(now_millis, &measured, runtime), shortages)
+    }
+
+    fn tell(&mut self, now_millis: u64, measured: &Measured, runtime: RuntimeFacts) -> NodeFacts {
         let memory = measured.memory_total.unwrap_or(0);
         let storage = measured.disk.map_or(0, |disk| disk.total);
         let resources = |memory: u64, storage: u64| {
@@ -86,7 +97,7 @@ impl Measurer {
             hostname: self.fixed.hostname.clone(),
             addresses: addresses(),
             images: runtime.images,
-            conditions: [self.judge.conditions(now_millis, &measured), runtime.conditions].concat(),
+            conditions: [self.judge.conditions(now_millis, measured), runtime.conditions].concat(),
         }
     }
 
@@ -127,21 +138,34 @@ impl Fixed {
     }
 }
 
+/// Who is told.
+pub(crate) struct Listeners {
+    /// The bridge.
+    pub(crate) facts: watch::Sender<Option<Arc<NodeFacts>>>,
+    /// Pods.
+    pub(crate) host: watch::Sender<Arc<HostFacts>>,
+    /// Who makes room: told with every measurement.
+    pub(crate) shortages: watch::Sender<Vec<Shortage>>,
+}
+
 /// Measures until stopped and tells what changed.
 pub(crate) async fn run(
     mut measurer: Measurer,
     clock: DeviceClock,
     mut ledger: watch::Receiver<Durability>,
     mut runtime: watch::Receiver<RuntimeFacts>,
-    facts: watch::Sender<Option<Arc<NodeFacts>>>,
-    host: watch::Sender<Arc<HostFacts>>,
+    listeners: Listeners,
     stop: CancellationToken,
 ) {
+    let Listeners { facts, host, shortages } = listeners;
     let (mut ledger_live, mut runtime_live) = (true, true);
     loop {
         let durability = ledger.borrow_and_update().clone();
         let told = runtime.borrow_and_update().clone();
-        let measured = Arc::new(measurer.measure(clock.now().0, &durability, told));
+        let (measured, short) = measurer.measure(clock.now().0, &durability, told);
+        let measured = Arc::new(measured);
+        // Every time, so that whoever acts on it acts once for each measurement.
+        shortages.send_replace(short);
         host.send_if_modified(|told| {
             let now = host_facts(&measured);
             let changed = **told != now;
@@ -274,7 +298,7 @@ mod tests {
             pods: 110,
         };
         let mut measurer = Measurer::new(own);
-        let facts = measurer.measure(0, &Durability::Durable, RuntimeFacts::default());
+        let (facts, _) = measurer.measure(0, &Durability::Durable, RuntimeFacts::default());
         let names: Vec<&str> = facts.capacity.iter().map(|resource| resource.name.as_str()).collect();
         assert_eq!(names, ["cpu", "memory", "ephemeral-storage", "pods"]);
         assert!(facts.capacity.iter().all(|resource| !resource.quantity.starts_with('0')), "{:?}", facts.capacity);
@@ -283,7 +307,7 @@ mod tests {
         assert_eq!(host.allocatable.len(), 4);
         assert_eq!(host.allocatable["cpu"] % 1000, 0);
         assert_eq!(
-            measurer.measure(10_000, &Durability::Durable, RuntimeFacts::default()),
+            measurer.measure(10_000, &Durability::Durable, RuntimeFacts::default()).0,
             facts,
             "nothing moves by itself"
         );

@@ -122,6 +122,11 @@ pub trait Runtime: Send + Sync + 'static {
         async { Ok(()) }
     }
 
+    /// What a pod takes of the device's disk.
+    fn disk_use(&self, _pod: Arc<EdgeDeployment>) -> impl Future<Output = Result<DiskUse, RuntimeError>> + Send {
+        async { Ok(DiskUse::default()) }
+    }
+
     /// What the device tells about its runtime. Asked again and again; it says how it is, and does not fail.
     fn facts(&self) -> impl Future<Output = RuntimeFacts> + Send {
         async { RuntimeFacts::default() }
@@ -139,6 +144,31 @@ pub struct RuntimeFacts {
     pub images: Vec<Image>,
     /// Conditions of the device that are the runtime's business.
     pub conditions: Vec<Condition>,
+}
+
+/// What a pod takes of the device's disk. What it keeps in memory does not count.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DiskUse {
+    /// Its volumes, by name.
+    pub volumes: BTreeMap<String, Space>,
+    /// Its containers, by name: what they write outside of volumes, and their logs.
+    pub containers: BTreeMap<String, Space>,
+}
+
+/// A part of a disk.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes.
+    pub bytes: u64,
+    /// Inodes.
+    pub inodes: u64,
+}
+
+impl std::ops::AddAssign for Space {
+    fn add_assign(&mut self, more: Self) {
+        self.bytes = self.bytes.saturating_add(more.bytes);
+        self.inodes = self.inodes.saturating_add(more.inodes);
+    }
 }
 
 /// Images and the disk that holds them.

@@ -1,8 +1,11 @@
-//! What keeps the device usable while nobody looks: images go before the disk is full.
+//! What keeps the device usable while nobody looks: images go before the disk is full, and pods before the device chokes.
 //!
-//! [`images`] decides and is pure; the task here asks the runtime, and does it.
+//! [`images`] and [`eviction`] decide and are pure. The task here removes images, that of [`pressure`] chooses pods, which
+//! their owners then end.
 
+mod eviction;
 mod images;
+mod pressure;
 #[cfg(test)]
 mod tests;
 
@@ -11,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hawser_wire::report::{DeviceEvent, ReportItem};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::images::{ImageKeeper, Plan};
@@ -19,7 +22,9 @@ use crate::desired::DesiredSet;
 use crate::runtime::{Runtime, RuntimeError};
 use crate::workloads::Clock;
 
+pub(crate) use self::eviction::{Short, Shortage};
 pub use self::images::ImageLimits;
+pub(crate) use self::pressure::{Pressure, relieve};
 
 /// How often the images are looked at.
 const EVERY: Duration = Duration::from_secs(60);
@@ -31,6 +36,8 @@ pub(crate) struct Upkeep<R> {
     pub(crate) reports: mpsc::Sender<ReportItem>,
     pub(crate) clock: Clock,
     pub(crate) limits: ImageLimits,
+    /// Room is needed now.
+    pub(crate) room: Arc<Notify>,
 }
 
 /// Keeps the device usable until stopped.
@@ -54,7 +61,11 @@ impl<R: Runtime> Upkeep<R> {
                 Ok(None) => short = false,
                 Err(error) => tracing::warn!(error = error.line(), "images are not looked after for now"),
             }
-            tokio::time::sleep(EVERY).await;
+            // Both arms are cancel-safe: a call for room that came during a round is kept.
+            tokio::select! {
+                () = tokio::time::sleep(EVERY) => {}
+                () = self.room.notified() => {}
+            }
         }
     }
 

@@ -69,8 +69,19 @@ pub struct Parts<R, S> {
     pub resync: watch::Receiver<u64>,
     /// What the device knows about itself.
     pub host: watch::Receiver<Arc<HostFacts>>,
+    /// The pod that has to go next because the device is short of something.
+    pub evictions: watch::Receiver<Option<Arc<Eviction>>>,
     /// Ends the tasks. The workloads go on.
     pub stop: CancellationToken,
+}
+
+/// A pod that the device cannot keep.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Eviction {
+    /// Which one.
+    pub uid: PodUid,
+    /// Why, in words.
+    pub message: String,
 }
 
 impl<R, S> Clone for Parts<R, S> {
@@ -84,6 +95,7 @@ impl<R, S> Clone for Parts<R, S> {
             recovered: Vec::new(),
             resync: self.resync.clone(),
             host: self.host.clone(),
+            evictions: self.evictions.clone(),
             stop: self.stop.clone(),
         }
     }

@@ -70,6 +70,7 @@ impl World {
             fs_group: None,
             supplemental_groups: Vec::new(),
             engine: None,
+            priority: None,
         };
         let object = encode(&spec);
         let reference = ObjectRef { hash: ContentHash::of(&object), len: object.len() as u64 };

@@ -63,6 +63,9 @@ pub struct EdgeDeployment {
     /// What only a container engine can give it; `None`: nothing.
     #[n(13)]
     pub engine: Option<Engine>,
+    /// How much it matters when the device is short of something: of two that may be evicted, the lower one goes; `None`: 0.
+    #[n(14)]
+    pub priority: Option<i32>,
 }
 
 /// What only a container engine can give a pod.

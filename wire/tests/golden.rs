@@ -123,6 +123,8 @@ fn container(pull_policy: PullPolicy) -> Container {
             cpu_limit_millis: Some(200),
             memory_request_bytes: Some(1 << 20),
             memory_limit_bytes: Some(1 << 21),
+            storage_request_bytes: None,
+            storage_limit_bytes: None,
         },
         sidecar: true,
         user: User { uid: Some(1000), gid: Some(1001), non_root: true },
@@ -185,6 +187,7 @@ fn deployment(restart_policy: RestartPolicy, pull_policy: PullPolicy) -> EdgeDep
         fs_group: Some(2000),
         supplemental_groups: vec![3000],
         engine: None,
+        priority: None,
     }
 }
 
@@ -345,6 +348,11 @@ fn deployments(book: &mut Book) {
         seccomp: true,
     });
     book.add("EdgeDeployment/Engine", engine);
+    let mut pressed = deployment(RestartPolicy::Always, PullPolicy::Always);
+    pressed.priority = Some(-7);
+    pressed.containers[0].resources.storage_request_bytes = Some(1 << 20);
+    pressed.containers[0].resources.storage_limit_bytes = Some(1 << 21);
+    book.add("EdgeDeployment/Pressure", pressed);
 }
 
 fn streams(book: &mut Book) {
@@ -400,10 +408,14 @@ fn streams(book: &mut Book) {
         memory_working_set_bytes: Some(3_000_000),
         memory_rss_bytes: Some(2_000_000),
         at: None,
+        processes: None,
     };
     let measured_apart = Usage { memory_rss_bytes: None, at: Some(DeviceTime(123)), ..usage };
     let container = ContainerStats { name: "main".into(), started: Some(DeviceTime(7)), usage: measured_apart };
     let pod = PodStats { pod: uid(), started: Some(DeviceTime(6)), containers: vec![container] };
+    let with_processes = Usage { processes: Some(44), ..usage };
+    let node = Stats { at: DeviceTime(124), node: with_processes, started: None, pods: vec![] };
+    book.add("Stats/Processes", node);
     book.add("Stats", Stats { at: DeviceTime(124), node: usage, started: Some(DeviceTime(1)), pods: vec![pod] });
 }
 

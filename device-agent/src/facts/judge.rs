@@ -2,6 +2,8 @@
 
 use hawser_wire::report::Condition;
 
+use crate::upkeep::{Short, Shortage};
+
 const MIB: u64 = 1024 * 1024;
 /// A pressure goes only after it was gone for so long, so that a condition does not flap.
 const CALM_MILLIS: u64 = 60_000;
@@ -105,6 +107,20 @@ impl Judge {
     }
 }
 
+/// What the device is short of in this moment: there a pressure begins.
+pub(super) fn shortages(measured: &Measured) -> Vec<Shortage> {
+    let short = |of, threshold, available: Option<u64>| {
+        available.filter(|available| *available < threshold).map(|available| Shortage { of, threshold, available })
+    };
+    let Measured { memory_total, memory_available, disk, processes, processes_max, .. } = measured;
+    let memory = memory_total.and_then(|total| short(Short::Memory, memory_threshold(total), *memory_available));
+    let storage = disk.and_then(|disk| short(Short::Storage, disk.total / 100 * 10, Some(disk.available)));
+    let inodes = disk.and_then(|disk| short(Short::Inodes, disk.inodes / 100 * 5, Some(disk.inodes_available)));
+    let processes = processes_max
+        .and_then(|max| short(Short::Processes, max - max / 100 * 90, processes.map(|used| max.saturating_sub(used))));
+    [memory, storage, inodes, processes].into_iter().flatten().collect()
+}
+
 /// How much memory must be available: 100 MiB as for the kubelet, less on small boards.
 pub(super) fn memory_threshold(total: u64) -> u64 {
     (100 * MIB).min(total / 20)
@@ -182,6 +198,31 @@ mod tests {
                 conditions.iter().filter(|c| c.holds == Some(true)).map(|c| c.kind.as_str()).collect();
             assert_eq!(holding, [kind]);
         }
+    }
+
+    #[test]
+    fn the_device_is_short_of_something_exactly_where_a_pressure_begins() {
+        assert_eq!(shortages(&calm()), []);
+        assert_eq!(shortages(&Measured::default()), []);
+        let disk = calm().disk.unwrap();
+        let cases = [
+            (Short::Memory, 100 * MIB, 99 * MIB, Measured { memory_available: Some(99 * MIB), ..calm() }),
+            (
+                Short::Storage,
+                100 * MIB,
+                90 * MIB,
+                Measured { disk: Some(Disk { available: 90 * MIB, ..disk }), ..calm() },
+            ),
+            (Short::Inodes, 50, 49, Measured { disk: Some(Disk { inodes_available: 49, ..disk }), ..calm() }),
+            (Short::Processes, 3_338, 3_000, Measured { processes: Some(32_768 - 3_000), ..calm() }),
+        ];
+        for (of, threshold, available, measured) in cases {
+            assert_eq!(shortages(&measured), [Shortage { of, threshold, available }]);
+            let pressed = Judge::default().conditions(0, &measured).iter().filter(|c| c.holds == Some(true)).count();
+            assert_eq!(pressed, 1, "{of:?}");
+        }
+        let trouble = Measured { ledger_trouble: Some("read-only".to_owned()), ..calm() };
+        assert_eq!(shortages(&trouble), [], "no pod is to blame for a state that cannot be written");
     }
 
     #[test]

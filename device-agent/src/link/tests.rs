@@ -46,6 +46,7 @@ fn deployment(n: u8, generation: u8) -> (Vec<u8>, Vec<u8>) {
         fs_group: None,
         supplemental_groups: Vec::new(),
         engine: None,
+        priority: None,
     };
     (codec::encode(&spec), blob)
 }

@@ -29,8 +29,8 @@ use super::volumes::beneath::is_name;
 use super::volumes::place::{Naming, Places};
 use super::volumes::removal::{remove_log, remove_tree};
 use super::{
-    ContainerId, ContainerStart, Exit, Found, ImageProblem, ImageState, ImageStore, ImageWanted, PodReady, PodSetup,
-    PrepareError, Refusal, Runtime, RuntimeError, RuntimeFacts, Signal, StartError, Started,
+    ContainerId, ContainerStart, DiskUse, Exit, Found, ImageProblem, ImageState, ImageStore, ImageWanted, PodReady,
+    PodSetup, PrepareError, Refusal, Runtime, RuntimeError, RuntimeFacts, Signal, StartError, Started,
 };
 use crate::shim::identity::boot_id;
 
@@ -294,6 +294,11 @@ impl Runtime for Cri {
             Ok(())
         })
         .await
+    }
+
+    async fn disk_use(&self, pod: Arc<EdgeDeployment>) -> Result<DiskUse, RuntimeError> {
+        let places = self.0.places.clone();
+        self.blocking(move || places.disk_use(&pod)).await
     }
 
     async fn image_store(&self, wanted: &BTreeSet<String>) -> Result<Option<ImageStore>, RuntimeError> {

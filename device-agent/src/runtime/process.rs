@@ -42,8 +42,8 @@ use super::volumes::beneath::is_name;
 use super::volumes::place::{Naming, Places, make};
 use super::volumes::removal::{remove_log, remove_tree};
 use super::{
-    ContainerId, ContainerStart, Exit, Found, PodReady, PodSetup, PrepareError, Refusal, Runtime, RuntimeError, Signal,
-    StartError, Started,
+    ContainerId, ContainerStart, DiskUse, Exit, Found, PodReady, PodSetup, PrepareError, Refusal, Runtime,
+    RuntimeError, Signal, StartError, Started,
 };
 use crate::shim::files::{self, CONTROL, CgroupSpec, Interactive, KILL, LOCK, Launch, Reply, Spec, TERM, Termination};
 use crate::shim::identity::boot_id;
@@ -250,6 +250,10 @@ impl Runtime for Process {
             Ok(())
         })
         .await
+    }
+
+    async fn disk_use(&self, pod: Arc<EdgeDeployment>) -> Result<DiskUse, RuntimeError> {
+        self.blocking(move |inner| inner.places.disk_use(&pod)).await
     }
 
     fn log(&self, id: &ContainerId) -> Option<PathBuf> {

@@ -12,8 +12,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{
-    ContainerId, ContainerStart, Exit, ExitCause, Found, FoundState, Handle, ImageProblem, ImageState, ImageStore,
-    ImageWanted, PodReady, PodSetup, PrepareError, Refusal, Runtime, RuntimeError, Signal, StartError, Started,
+    ContainerId, ContainerStart, DiskUse, Exit, ExitCause, Found, FoundState, Handle, ImageProblem, ImageState,
+    ImageStore, ImageWanted, PodReady, PodSetup, PrepareError, Refusal, Runtime, RuntimeError, Signal, StartError,
+    Started,
 };
 use crate::streams::service::{NotServed, Served, Sight};
 
@@ -85,6 +86,7 @@ struct World {
     pulls: BTreeMap<String, (Duration, Result<(), ImageProblem>)>,
     /// What the disk with the images looks like.
     image_store: Option<ImageStore>,
+    disk_use: BTreeMap<PodUid, DiskUse>,
     log: Vec<String>,
     boot: u32,
 }
@@ -121,6 +123,11 @@ impl Scripted {
     /// From now on containers with this image find it missing, and fetching it goes this way.
     pub fn set_pull(&self, image: &str, takes: Duration, result: Result<(), ImageProblem>) {
         self.world().pulls.insert(image.to_owned(), (takes, result));
+    }
+
+    /// From now on a pod takes so much of the disk.
+    pub fn set_disk_use(&self, pod: &PodUid, used: DiskUse) {
+        self.world().disk_use.insert(pod.clone(), used);
     }
 
     /// From now on there are these images. A removed one makes room for its bytes.
@@ -327,6 +334,10 @@ impl Runtime for Scripted {
         world.running.retain(|id, _| id.pod != uid);
         world.prepared.remove(&uid);
         Ok(())
+    }
+
+    async fn disk_use(&self, pod: Arc<EdgeDeployment>) -> Result<DiskUse, RuntimeError> {
+        Ok(self.world().disk_use.get(&pod.uid).cloned().unwrap_or_default())
     }
 
     async fn image_store(&self, wanted: &BTreeSet<String>) -> Result<Option<ImageStore>, RuntimeError> {

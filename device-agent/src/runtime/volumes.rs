@@ -5,3 +5,4 @@ mod files;
 mod group;
 pub(super) mod place;
 pub(super) mod removal;
+mod space;

@@ -42,6 +42,7 @@ impl Device {
             reports: reports_in,
             clock: Arc::new(move || DeviceTime(begun.elapsed().as_millis() as u64)),
             limits: ImageLimits::default(),
+            room: Arc::default(),
         };
         let stop = CancellationToken::new();
         tokio::spawn(run(upkeep, stop.clone()));

@@ -131,7 +131,7 @@ fn families(places: &[Place], all: &[Stat]) -> Vec<Family> {
 }
 
 fn container(place: &Place, family: &Family) -> Usage {
-    let mut usage = Usage::default();
+    let mut usage = Usage { processes: u32::try_from(family.pids.len()).ok(), ..Usage::default() };
     for dir in &place.cgroups {
         let read = |file: &str| fs::read_to_string(dir.join(file)).ok();
         let number = |file: &str| read(file)?.trim().parse::<u64>().ok();
@@ -181,6 +181,7 @@ fn machine() -> Usage {
         cpu_nanoseconds: ticks.map(nanoseconds),
         memory_working_set_bytes: used.map(|(total, free)| total.saturating_sub(free).saturating_sub(inactive)),
         memory_rss_bytes: kilobytes(&meminfo, "AnonPages"),
+        processes: Some(u32::from(rustix::system::sysinfo().procs)),
         at: None,
     }
 }

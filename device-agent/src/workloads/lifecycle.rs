@@ -114,6 +114,8 @@ pub enum Event {
     Removed(Result<(), String>),
     /// The device's addresses are these now.
     Addresses(Vec<String>),
+    /// The device cannot keep it, for this reason in words.
+    Evicted(String),
     /// [`Lifecycle::wake`] has come.
     Tick,
 }
@@ -185,6 +187,8 @@ pub enum Effect {
 const KILL_AGAIN: u64 = 10_000;
 /// How long the words of a failed pull are shown before its back-off is.
 const SHOW_PULL_ERROR: u64 = 2_000;
+/// What the containers of an evicted pod get between TERM and KILL: what it takes from the device is needed now.
+const EVICTION_GRACE: u64 = 1_000;
 /// What a sidecar gets at least between TERM and KILL, even if the containers before it used up the grace period.
 const SIDECAR_GRACE: u64 = 2_000;
 
@@ -255,6 +259,7 @@ impl Lifecycle {
             Event::Ended(id, exit) => self.ended(now, &id, exit),
             Event::Removed(result) => self.removed(now, result, out),
             Event::Addresses(addresses) => self.device_addresses = addresses,
+            Event::Evicted(message) => self.evict(now, message, out),
             Event::Tick => {}
         }
     }

@@ -21,7 +21,7 @@ use super::expand::{HostFacts, expand_container};
 use super::lifecycle::{Effect, Event, Lifecycle, PlaceProblem, Resync, StartProblem};
 use super::plan::Order;
 use super::store::WorkloadStore;
-use super::{Clock, INVENTORY_PAUSE, Parts};
+use super::{Clock, Eviction, INVENTORY_PAUSE, Parts};
 use crate::runtime::{
     ContainerId, ContainerStart, Found, ImageState, ImageWanted, PodReady, PodSetup, PrepareError, Runtime, StartError,
     Started, VolumeFile,
@@ -55,6 +55,7 @@ pub(super) struct Owner<R, S> {
     orders: watch::Receiver<Option<Order>>,
     host: watch::Receiver<Arc<HostFacts>>,
     resync: watch::Receiver<u64>,
+    evictions: watch::Receiver<Option<Arc<Eviction>>>,
     reports: mpsc::Sender<ReportItem>,
     stop: CancellationToken,
     flight: Flight,
@@ -90,6 +91,7 @@ enum Woken {
     Landed(Landed),
     Ordered,
     HostChanged,
+    Evicted,
     Resync,
     Room(mpsc::OwnedPermit<ReportItem>),
     Timer,
@@ -107,6 +109,7 @@ impl<R: Runtime, S: WorkloadStore> Owner<R, S> {
             orders,
             host: parts.host.clone(),
             resync: parts.resync.clone(),
+            evictions: parts.evictions.clone(),
             reports: parts.reports.clone(),
             stop: parts.stop.clone(),
             flight: Flight::default(),
@@ -127,6 +130,8 @@ impl<R: Runtime, S: WorkloadStore> Owner<R, S> {
         let epoch = self.runtime.epoch();
         let addresses = self.host.borrow_and_update().addresses.clone();
         self.resync.borrow_and_update();
+        // What was decided before is not about this life.
+        self.evictions.borrow_and_update();
         let mut events = vec![Event::Addresses(addresses), Event::Inventory { epoch, found }];
         if let Some(order) = self.orders.borrow_and_update().clone() {
             events.push(Event::Order(order));
@@ -221,6 +226,12 @@ impl<R: Runtime, S: WorkloadStore> Owner<R, S> {
                     let addresses = self.host.borrow_and_update().addresses.clone();
                     self.tell(vec![Event::Addresses(addresses)]).await;
                 }
+                Woken::Evicted => {
+                    let eviction = self.evictions.borrow_and_update().clone();
+                    if let Some(eviction) = eviction.filter(|eviction| eviction.uid == self.uid) {
+                        self.tell(vec![Event::Evicted(eviction.message.clone())]).await;
+                    }
+                }
                 Woken::Resync => {
                     self.resync.borrow_and_update();
                     self.say_again();
@@ -248,6 +259,7 @@ impl<R: Runtime, S: WorkloadStore> Owner<R, S> {
             landed = self.flight.next() => Woken::Landed(landed),
             changed = self.orders.changed() => if changed.is_ok() { Woken::Ordered } else { Woken::Stop },
             Ok(()) = self.host.changed() => Woken::HostChanged,
+            Ok(()) = self.evictions.changed() => Woken::Evicted,
             Ok(()) = self.resync.changed() => Woken::Resync,
             room = self.reports.clone().reserve_owned(), if has_to_say => room.map_or(Woken::Stop, Woken::Room),
             () = tokio::time::sleep(pause.unwrap_or_default()), if pause.is_some() => Woken::Timer,

@@ -103,6 +103,7 @@ mod tests {
             fs_group: None,
             supplemental_groups: vec![],
             engine: None,
+            priority: None,
         };
         Deployment { hash: ContentHash::of(&hawser_wire::encode(&spec)), spec: Arc::new(spec) }
     }

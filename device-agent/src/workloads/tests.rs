@@ -28,6 +28,7 @@ struct Agent {
     reports: mpsc::Receiver<ReportItem>,
     resync: watch::Sender<u64>,
     _host: watch::Sender<Arc<HostFacts>>,
+    evict: watch::Sender<Option<Arc<Eviction>>>,
     stop: CancellationToken,
     task: JoinHandle<()>,
 }
@@ -70,6 +71,7 @@ pub(crate) fn pod(name: &str) -> EdgeDeployment {
         fs_group: None,
         supplemental_groups: vec![],
         engine: None,
+        priority: None,
     }
 }
 
@@ -85,6 +87,7 @@ impl World {
         let (reports, receiver) = mpsc::channel(room);
         let (resync, resync_receiver) = watch::channel(0);
         let (host, host_receiver) = watch::channel(Arc::default());
+        let (evict, evictions) = watch::channel(None);
         let stop = CancellationToken::new();
         let begun = self.begun;
         let task = Workloads::start(Parts {
@@ -96,9 +99,10 @@ impl World {
             recovered: self.store.recovered(),
             resync: resync_receiver,
             host: host_receiver,
+            evictions,
             stop: stop.clone(),
         });
-        self.agent = Some(Agent { desired, reports: receiver, resync, _host: host, stop, task });
+        self.agent = Some(Agent { desired, reports: receiver, resync, _host: host, evict, stop, task });
     }
 
     async fn stop(&mut self) {
@@ -285,5 +289,27 @@ async fn a_missing_blob_delays_and_a_found_one_arrives() {
     let said = world.said(15).await;
     assert_eq!(reports(&said).last().unwrap().phase, Phase::Running);
     assert_eq!(*world.runtime.prepared(&uid("a")).unwrap().files["v"][0].content, *b"content");
+    world.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_pod_that_has_to_go_goes_and_no_other() {
+    let mut world = World::new();
+    world.start(64);
+    world.run(&pod("a"));
+    world.run(&pod("b"));
+    world.said(5).await;
+    let eviction = Eviction { uid: uid("a"), message: "The node was low on resource: memory. ".to_owned() };
+    world.agent.as_ref().unwrap().evict.send_replace(Some(Arc::new(eviction)));
+    let said = world.said(60).await;
+    let reports = reports(&said);
+    let last = reports.last().unwrap();
+    assert_eq!((last.uid.clone(), last.phase, last.reason.as_deref()), (uid("a"), Phase::Failed, Some("Evicted")));
+    assert!(reports.iter().all(|report| report.uid == uid("a")));
+    assert!(world.runtime.log().contains(&"term a-web-0".to_owned()), "{:?}", world.runtime.log());
+    // A pod that comes later is not meant by what was decided before.
+    world.run(&pod("c"));
+    let said = world.said(5).await;
+    assert!(said.iter().all(|item| !matches!(item, ReportItem::Event(event) if event.reason == "Evicted")), "{said:?}");
     world.stop().await;
 }

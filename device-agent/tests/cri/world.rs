@@ -68,6 +68,7 @@ pub(crate) fn pod(name: &str, policy: RestartPolicy, container: Container) -> Ed
         fs_group: None,
         supplemental_groups: vec![],
         engine: None,
+        priority: None,
     }
 }
 
@@ -140,6 +141,7 @@ impl Device {
             clock: clock(),
             resync: resync_receiver,
             host: host_receiver,
+            evictions: watch::channel(None).1,
             stop: stop.clone(),
         });
         self.agent = Some(Agent { runtime, desired, reports: receiver, stop, task, _others: (resync, host) });

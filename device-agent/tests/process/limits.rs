@@ -153,10 +153,8 @@ async fn what_is_not_enforced_is_told_once_by_its_name() {
         Resources { memory_limit_bytes: Some(16 << 20), cpu_limit_millis: Some(500), ..Resources::default() };
     let mount =
         |read_only| Mount { volume: "v".into(), path: "/v".into(), read_only, sub_path: None, sub_path_expr: false };
-    let volume = |size_limit| Volume {
-        name: "v".into(),
-        source: VolumeSource::EmptyDir(EmptyDir { memory: false, size_limit }),
-    };
+    let volume =
+        |size_limit| Volume { name: "v".into(), source: VolumeSource::EmptyDir(EmptyDir { memory: true, size_limit }) };
     let mut asks =
         pod("asks", RestartPolicy::OnFailure, Container { resources, ..shell("test -e x || { >x; exit 1; }") });
     asks.containers[0].mounts = vec![mount(true)];

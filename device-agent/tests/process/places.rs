@@ -1,7 +1,10 @@
 //! Directories, volumes, environment and logs.
 
+use device_agent::runtime::process::Process;
+use device_agent::runtime::{Runtime, Space};
 use hawser_wire::deployment::{
-    Content, DeviceField, EmptyDir, EnvValue, EnvVar, File, Files, Mount, RestartPolicy, Volume, VolumeSource,
+    Container, Content, DeviceField, EmptyDir, EnvValue, EnvVar, File, Files, Mount, RestartPolicy, Volume,
+    VolumeSource,
 };
 use hawser_wire::report::Phase;
 
@@ -170,5 +173,33 @@ async fn logs_rotate() {
     assert!(log.contains("stdout F unfinished\n") && log.contains("stderr F error\n"));
     let line = log.lines().last().unwrap();
     assert!(line.len() > 31 && line[..30].starts_with("20") && &line[29..31] == "Z ", "{line}");
+    device.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_pod_takes_of_the_disk_is_measured() {
+    let mut device = Device::new();
+    device.start();
+    let script = "dd if=/dev/zero of=v/big bs=1024 count=2048 2>/dev/null; \
+                  dd if=/dev/zero of=mine bs=1024 count=1024 2>/dev/null; \
+                  dd if=/dev/zero of=m/memory bs=1024 count=512 2>/dev/null; echo written; exec sleep 1000";
+    let volume = |name: &str, memory| Volume {
+        name: name.into(),
+        source: VolumeSource::EmptyDir(EmptyDir { memory, size_limit: None }),
+    };
+    let mut spec = pod(
+        "big",
+        RestartPolicy::Always,
+        Container { mounts: vec![mount("v", "/v"), mount("m", "/m")], ..shell(script) },
+    );
+    spec.volumes = vec![volume("v", false), volume("m", true)];
+    device.run(&spec);
+    device.until("everything to be written", |device| device.log("big").contains("written")).await;
+    let used = Process::new(device.config.clone()).disk_use(std::sync::Arc::new(spec)).await.unwrap();
+    const MIB: u64 = 1 << 20;
+    let near = |space: Space, bytes: u64| (bytes..bytes + MIB / 2).contains(&space.bytes);
+    assert!(near(used.volumes["v"], 2 * MIB) && used.volumes["v"].inodes == 2, "{used:?}");
+    assert!(near(used.containers["main"], MIB), "{used:?}");
+    assert_eq!(used.volumes["m"], Space::default(), "memory is no disk");
     device.stop().await;
 }

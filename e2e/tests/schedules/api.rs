@@ -257,6 +257,7 @@ fn deployment_of(pod: &Pod, content: u32) -> (EdgeDeployment, Object) {
         fs_group: None,
         supplemental_groups: Vec::new(),
         engine: None,
+        priority: None,
     };
     (deployment, blob)
 }

@@ -80,7 +80,7 @@ pub(crate) const POD_SPEC: &[(&str, Verdict)] = &[
     ("os", Only(&[Name("linux")], "a device runs Linux")),
     ("overhead", SCHEDULER),
     ("preemptionPolicy", SCHEDULER),
-    ("priority", SCHEDULER),
+    ("priority", Mapped),
     ("priorityClassName", SCHEDULER),
     ("readinessGates", Mapped),
     ("resourceClaims", Refused("a device does not take part in dynamic resource allocation")),

@@ -102,6 +102,7 @@ pub(crate) fn translate(pod: &Subject<'_>, fetched: &Fetched) -> Result<Translat
         fs_group: settings.fs_group,
         supplemental_groups: settings.supplemental_groups,
         engine,
+        priority: spec.priority.filter(|priority| *priority != 0),
     };
     let notices = notices(spec).chain(engine::missing_pull_secrets(spec, fetched)).collect();
     Ok(Translation { deployment, blobs, notices })
@@ -230,6 +231,8 @@ fn mount(spec: &PodSpec, mount: &v1::VolumeMount, path: &str) -> Translated<Moun
     })
 }
 
+const STORAGE: &str = "ephemeral-storage";
+
 fn resources(container: &v1::Container, path: &str) -> Translated<Resources> {
     let Some(resources) = &container.resources else { return Ok(Resources::default()) };
     let read = |list: &Option<BTreeMap<String, Quantity>>,
@@ -244,11 +247,14 @@ fn resources(container: &v1::Container, path: &str) -> Translated<Resources> {
     };
     let cpu_limit_millis = read(&resources.limits, "limits", "cpu", quantity::millis)?;
     let memory_limit_bytes = read(&resources.limits, "limits", "memory", quantity::units)?;
+    let storage_limit_bytes = read(&resources.limits, "limits", STORAGE, quantity::units)?;
     Ok(Resources {
         cpu_request_millis: read(&resources.requests, "requests", "cpu", quantity::millis)?.or(cpu_limit_millis),
         memory_request_bytes: read(&resources.requests, "requests", "memory", quantity::units)?.or(memory_limit_bytes),
+        storage_request_bytes: read(&resources.requests, "requests", STORAGE, quantity::units)?.or(storage_limit_bytes),
         cpu_limit_millis,
         memory_limit_bytes,
+        storage_limit_bytes,
     })
 }
 

@@ -34,13 +34,18 @@ pub(crate) fn of_pod(
     let phase = new.phase.as_deref().unwrap_or_default();
     let containers_ready = containers_ready(spec, new, phase);
     let foreign = old.conditions.as_deref().unwrap_or_default();
-    let verdicts = [
+    let mut verdicts = vec![
         ("PodReadyToStartContainers", Verdict { holds: sandbox_ready, reason: None, message: None }),
         ("Initialized", initialized(spec, new, phase)),
         ("Ready", ready(spec, foreign, &containers_ready)),
         ("ContainersReady", containers_ready),
         ("PodScheduled", Verdict::yes()),
     ];
+    // Tells whoever owns the pod that it has not failed by itself.
+    if new.reason.as_deref() == Some("Evicted") {
+        let evicted = Verdict { holds: true, reason: Some("TerminationByKubelet"), message: new.message.clone() };
+        verdicts.push(("DisruptionTarget", evicted));
+    }
     let condition = |kind: &str, verdict: &Verdict| {
         let status = if verdict.holds { "True" } else { "False" };
         let before = foreign.iter().find(|condition| condition.type_ == kind);

@@ -350,6 +350,29 @@ mod tests {
     }
 
     #[test]
+    fn an_evicted_pod_is_a_target_of_a_disruption_and_stays_one() {
+        let message = "The node was low on resource: memory. ";
+        let report = PodReport {
+            phase: PodPhase::Failed,
+            reason: Some("Evicted".to_owned()),
+            message: Some(message.to_owned()),
+            ..running(1)
+        };
+        let before = pod(json!({"phase": "Running"}));
+        let status = reported(&before, &report, None, at(9));
+        let shown = |status: &PodStatus| {
+            let conditions = status.conditions.as_deref().unwrap();
+            let found = conditions.iter().find(|condition| condition.type_ == "DisruptionTarget").unwrap();
+            (found.status.clone(), found.reason.clone().unwrap(), found.message.clone().unwrap())
+        };
+        let expected = ("True".to_owned(), "TerminationByKubelet".to_owned(), message.to_owned());
+        assert_eq!(shown(&status), expected);
+        let later = written(&before, status);
+        assert_eq!(shown(&reported(&later, &report, None, at(19))), expected);
+        assert_eq!(patch(&later, &reported(&later, &report, None, at(19))), None, "and nothing is written again");
+    }
+
+    #[test]
     fn an_ended_pod_keeps_its_address_and_a_living_one_does_not() {
         for (phase, kept) in [(PodPhase::Succeeded, true), (PodPhase::Failed, true), (PodPhase::Running, false)] {
             let pod = pod(json!({"phase": "Running", "podIP": "10.1.0.1", "podIPs": [{"ip": "10.1.0.1"}]}));

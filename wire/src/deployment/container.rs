@@ -202,6 +202,12 @@ pub struct Resources {
     /// `limits.memory` in bytes.
     #[n(3)]
     pub memory_limit_bytes: Option<u64>,
+    /// `requests.ephemeral-storage` in bytes.
+    #[n(4)]
+    pub storage_request_bytes: Option<u64>,
+    /// `limits.ephemeral-storage` in bytes.
+    #[n(5)]
+    pub storage_limit_bytes: Option<u64>,
 }
 
 /// Who a container's process is.

@@ -67,4 +67,7 @@ pub struct Usage {
     /// When it was measured, if not at [`Stats::at`].
     #[n(3)]
     pub at: Option<DeviceTime>,
+    /// How many processes there are.
+    #[n(4)]
+    pub processes: Option<u32>,
 }

@@ -64,7 +64,7 @@ pub(crate) fn deployment() -> impl Strategy<Value = EdgeDeployment> {
     (
         (uid(), text(), text(), restart_policy(), any::<u32>(), of(any::<u64>())),
         (vec(container(), 0..3), vec(container(), 0..3), vec(volume(), 0..3)),
-        (of(text()), any::<bool>(), of(any::<u32>()), vec(any::<u32>(), 0..3), of(engine())),
+        (of(text()), any::<bool>(), of(any::<u32>()), vec(any::<u32>(), 0..3), of(engine()), of(any::<i32>())),
     )
         .prop_map(|(head, (init_containers, containers, volumes), tail)| EdgeDeployment {
             uid: head.0,
@@ -81,6 +81,7 @@ pub(crate) fn deployment() -> impl Strategy<Value = EdgeDeployment> {
             fs_group: tail.2,
             supplemental_groups: tail.3,
             engine: tail.4,
+            priority: tail.5,
         })
 }
 
@@ -166,7 +167,11 @@ fn container() -> impl Strategy<Value = Container> {
     let mount = (text(), text(), any::<bool>(), of(text()), any::<bool>()).prop_map(
         |(volume, path, read_only, sub_path, sub_path_expr)| Mount { volume, path, read_only, sub_path, sub_path_expr },
     );
-    let resources = of(any::<u64>()).prop_map(|n| Resources { memory_limit_bytes: n, ..Resources::default() });
+    let resources = of(any::<u64>()).prop_map(|n| Resources {
+        memory_limit_bytes: n,
+        storage_limit_bytes: n,
+        ..Resources::default()
+    });
     let interactive = any::<(bool, bool, bool)>().prop_map(|(stdin, once, tty)| Interactive { stdin, once, tty });
     let user = (of(any::<u32>()), any::<bool>()).prop_map(|(uid, non_root)| User { uid, gid: uid, non_root });
     (

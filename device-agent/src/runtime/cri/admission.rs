@@ -107,6 +107,7 @@ mod tests {
             fs_group: None,
             supplemental_groups: vec![],
             engine: None,
+            priority: None,
         }
     }
 

@@ -106,7 +106,8 @@ pub(super) fn not_enforced(pod: &EdgeDeployment, container: &Container, no_cgrou
         if mount.read_only {
             told.push(format!("readOnly of the mount at {} {NO_MOUNTS}", mount.path));
         }
-        if empty.size_limit.is_some() {
+        // What is on the disk is measured, and the pod evicted if it is too much.
+        if empty.memory && empty.size_limit.is_some() {
             told.push(format!("sizeLimit of volume {} {NO_MOUNTS}", mount.volume));
         }
     }

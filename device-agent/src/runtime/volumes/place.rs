@@ -23,13 +23,13 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use hawser_wire::PodUid;
-use hawser_wire::deployment::{Volume, VolumeSource};
+use hawser_wire::deployment::{EdgeDeployment, Volume, VolumeSource};
 
-use super::beneath::{Beneath, names};
+use super::beneath::{Beneath, is_name, names};
 use super::files::write_files;
-use super::group;
 use super::removal::remove_tree;
-use crate::runtime::{ContainerId, PodSetup, RuntimeError};
+use super::{group, space};
+use crate::runtime::{ContainerId, DiskUse, PodSetup, RuntimeError};
 
 /// Names the operation that failed.
 pub(in crate::runtime) trait Naming<T> {
@@ -81,6 +81,22 @@ impl Places {
         } else {
             self.pod(uid).join("volumes").join(&volume.name)
         }
+    }
+
+    /// What a pod takes of the disk.
+    pub(in crate::runtime) fn disk_use(&self, pod: &EdgeDeployment) -> Result<DiskUse, RuntimeError> {
+        let measure = |path: &Path| space::of(path).naming(|| format!("measure {}", path.display()));
+        let mut used = DiskUse::default();
+        for volume in pod.volumes.iter().filter(|volume| is_name(&volume.name)) {
+            let path = self.pod(&pod.uid).join("volumes").join(&volume.name);
+            used.volumes.insert(volume.name.clone(), measure(&path)?);
+        }
+        for (container, _) in pod.all_containers().filter(|(container, _)| is_name(&container.name)) {
+            let mut space = measure(&self.container(&pod.uid, &container.name))?;
+            space += measure(&self.pod(&pod.uid).join("logs").join(&container.name))?;
+            used.containers.insert(container.name.clone(), space);
+        }
+        Ok(used)
     }
 
     /// Makes the pod's directories and brings its volumes up to date.

@@ -32,6 +32,17 @@ impl Lifecycle {
         }
     }
 
+    /// The device cannot keep the pod. It has ended for good then, and its remains stay until it is not wanted any more.
+    pub(super) fn evict(&mut self, now: u64, message: String, out: &mut Effects) {
+        if self.goal != Goal::Run || self.record.outcome.is_some() {
+            return;
+        }
+        out.event(None, true, "Evicted", &message);
+        self.record.outcome =
+            Some(Outcome { succeeded: false, reason: Some("Evicted".to_owned()), message: Some(message) });
+        self.shorten(now.saturating_add(EVICTION_GRACE));
+    }
+
     /// The shorter grace period wins.
     fn shorten(&mut self, kill_at: u64) {
         let kill_at = self.record.kill_at.map_or(kill_at, |earlier| earlier.min(kill_at));

@@ -54,6 +54,7 @@ pub(super) fn pod(policy: RestartPolicy, init: Vec<Described>, containers: Vec<D
         fs_group: None,
         supplemental_groups: vec![],
         engine: None,
+        priority: None,
     }
 }
 
@@ -311,6 +312,33 @@ fn a_failed_init_container_ends_a_pod_that_is_never_restarted() {
     let mut sim = Sim::new(&pod(RestartPolicy::OnFailure, vec![container("init")], vec![container("a")]));
     sim.end("init", 5);
     assert_eq!((sim.phase(), sim.running.len()), (Phase::Pending, 1));
+}
+
+#[test]
+fn an_evicted_pod_ends_soon_has_failed_and_is_not_started_again() {
+    let mut sim = Sim::new(&pod(RestartPolicy::Always, vec![sidecar("proxy")], vec![container("web")]));
+    sim.log.clear();
+    sim.tell(Event::Evicted("The node was low on resource: memory. ".into()));
+    assert_eq!(sim.events(), ["Evicted: The node was low on resource: memory. ", "Killing: Stopping container web"]);
+    assert_eq!((sim.take_log(), sim.phase()), (vec!["term web-0".to_owned()], Phase::Running));
+    sim.pass(999);
+    assert_eq!(sim.take_log(), Vec::<String>::new());
+    sim.pass(1);
+    assert_eq!(sim.take_log(), ["kill web-0"], "a second is all there is");
+    sim.end("web", 137);
+    sim.end("proxy", 143);
+    sim.pass(600_000);
+    let report = sim.report();
+    assert_eq!((report.phase, report.reason.as_deref()), (Phase::Failed, Some("Evicted")));
+    assert_eq!(report.message.as_deref(), Some("The node was low on resource: memory. "));
+    assert!(sim.running.is_empty());
+    // Neither a second eviction nor a restart of the agent changes that.
+    sim.log.clear();
+    sim.tell(Event::Evicted("again".into()));
+    assert_eq!(sim.log, Vec::<String>::new());
+    let mut sim = sim.restarted("boot-1", vec![]);
+    sim.run(&pod(RestartPolicy::Always, vec![sidecar("proxy")], vec![container("web")]));
+    assert_eq!((sim.report().reason.as_deref(), sim.running.len()), (Some("Evicted"), 0));
 }
 
 #[test]

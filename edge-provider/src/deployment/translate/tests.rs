@@ -316,6 +316,22 @@ fn limits_and_requests_are_numbers() {
 }
 
 #[test]
+fn what_decides_who_goes_first_on_a_full_device_is_taken_over() {
+    let resources =
+        json!({"resources": {"limits": {"ephemeral-storage": "2Mi"}, "requests": {"ephemeral-storage": "1Mi"}}});
+    let mut spec = with(resources);
+    spec["priority"] = json!(-5);
+    let described = deployment(spec);
+    assert_eq!(described.priority, Some(-5));
+    let storage = described.containers[0].resources;
+    assert_eq!((storage.storage_request_bytes, storage.storage_limit_bytes), (Some(1 << 20), Some(2 << 20)));
+    let mut usual = with(json!({"resources": {"limits": {"ephemeral-storage": "2Mi"}}}));
+    usual["priority"] = json!(0);
+    let usual = deployment(usual);
+    assert_eq!((usual.priority, usual.containers[0].resources.storage_request_bytes), (None, Some(2 << 20)));
+}
+
+#[test]
 fn a_container_overrides_the_pod_in_who_it_is() {
     for (shared, own, expected) in [
         (json!({}), json!({}), User::default()),
