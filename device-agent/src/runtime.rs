@@ -27,7 +27,7 @@ pub(crate) mod volumes;
 ///
 /// After the start of the agent: [`inventory`](Self::inventory), once. Then for each pod
 /// [`prepare`](Self::prepare), for each container [`image`](Self::image), [`pull`](Self::pull) if that says so,
-/// [`start`](Self::start) and [`ended`](Self::ended), now and then
+/// [`start`](Self::start) and [`ended`](Self::ended), now and then [`exec`](Self::exec),
 /// [`signal`](Self::signal), [`remove`](Self::remove) for attempts that nobody can ask about any more, and at the very
 /// end [`remove_pod`](Self::remove_pod).
 ///
@@ -48,7 +48,8 @@ pub(crate) mod volumes;
 ///
 /// # What a runtime may assume
 ///
-/// - All calls for one container id are made by one owner, one after another, except that `ended` is pending meanwhile.
+/// - All calls for one container id are made by one owner, one after another, except that `ended` is pending meanwhile,
+///   and `exec` runs beside everything else.
 /// - `prepare` has succeeded before the first `start`, and may be called again at any time with changed volumes, and
 ///   is called again after [`StartError::NoPlace`].
 /// - `image` has said [`ImageState::Ready`] or [`ImageState::Present`], or `pull` has succeeded, shortly before `start`.
@@ -101,6 +102,15 @@ pub trait Runtime: Send + Sync + 'static {
     /// Sends a signal to the container; a kill ends everything in it. `Ok` if it has ended already. It may resolve when the
     /// signal was heard or as late as when the container has ended; another signal may be sent meanwhile.
     fn signal(&self, id: ContainerId, signal: Signal) -> impl Future<Output = Result<(), RuntimeError>> + Send;
+
+    /// Runs a command in a container that runs, beside its program, and waits for its end. After `limit`, or when the
+    /// future is dropped, the command is ended with all that it started.
+    fn exec(
+        &self,
+        id: ContainerId,
+        command: Vec<String>,
+        limit: Option<Duration>,
+    ) -> impl Future<Output = Result<Executed, ExecError>> + Send;
 
     /// Removes what is left of a container that has ended.
     fn remove(&self, id: ContainerId) -> impl Future<Output = Result<(), RuntimeError>> + Send;
@@ -346,7 +356,7 @@ pub struct ImageWanted {
 impl ImageWanted {
     /// The container as the pod describes it.
     pub fn container(&self) -> Option<&hawser_wire::deployment::Container> {
-        container(&self.spec, &self.id)
+        described(&self.spec, &self.id)
     }
 }
 
@@ -389,11 +399,15 @@ pub struct ContainerStart {
 impl ContainerStart {
     /// The container as the pod describes it.
     pub fn container(&self) -> Option<&hawser_wire::deployment::Container> {
-        container(&self.spec, &self.id)
+        described(&self.spec, &self.id)
     }
 }
 
-fn container<'s>(spec: &'s EdgeDeployment, id: &ContainerId) -> Option<&'s hawser_wire::deployment::Container> {
+/// The container as its pod describes it.
+pub(crate) fn described<'s>(
+    spec: &'s EdgeDeployment,
+    id: &ContainerId,
+) -> Option<&'s hawser_wire::deployment::Container> {
     spec.all_containers().map(|(container, _)| container).find(|c| c.name == id.name)
 }
 
@@ -436,6 +450,29 @@ pub enum StartError {
         /// What was wrong.
         message: String,
     },
+}
+
+/// How a command in a container ended.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Executed {
+    /// Its exit code; 126 or 127 if it could not be started.
+    pub code: i32,
+    /// The beginning of what it wrote, to stdout and stderr, at most [`MAX_EXEC_OUTPUT`] bytes.
+    pub output: Vec<u8>,
+}
+
+/// How much of a command's output is kept.
+pub const MAX_EXEC_OUTPUT: usize = 10 * 1024;
+
+/// Why a command in a container has no end to tell.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecError {
+    /// It took longer than it may, and was ended.
+    #[error("it took too long")]
+    TimedOut,
+    /// Nobody knows what became of it.
+    #[error("{0}")]
+    Failed(RuntimeError),
 }
 
 /// An operation of a runtime that failed.

@@ -22,6 +22,7 @@ pub(crate) mod files;
 mod hold;
 pub(crate) mod identity;
 mod launch;
+pub(crate) mod line;
 mod log;
 mod start;
 mod sweep;

@@ -8,7 +8,6 @@ mod attach;
 mod ends;
 mod engine;
 mod exec;
-mod line;
 mod logs;
 mod port;
 mod process;

@@ -36,6 +36,7 @@ use self::plan::Order;
 use crate::desired::DesiredSet;
 use crate::runtime::{Found, Runtime};
 
+mod actions;
 pub mod expand;
 pub mod lifecycle;
 mod owner;

@@ -17,6 +17,8 @@ use crate::messages::*;
 const QUICK: Duration = Duration::from_secs(10);
 /// How long an engine may take to make, start or remove something, on a slow card.
 const WORK: Duration = Duration::from_secs(240);
+/// How long a command may take that may take as long as it likes: longer than anybody waits.
+const ANY: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// How long the connection may take.
 const CONNECT: Duration = Duration::from_secs(5);
 /// No answer may be longer: a thousand containers with all their annotations are some megabytes.
@@ -167,6 +169,20 @@ impl Client {
     pub async fn container_status(&self, id: &str, verbose: bool) -> Result<ContainerStatusResponse, CallError> {
         let request = ContainerStatusRequest { container_id: id.to_owned(), verbose };
         self.call(RUNTIME, "ContainerStatus", request, QUICK).await
+    }
+
+    /// Runs a command in a container and waits for its end, which the engine brings about after `limit`.
+    pub async fn exec_sync(
+        &self,
+        id: &str,
+        cmd: Vec<String>,
+        limit: Option<Duration>,
+    ) -> Result<ExecSyncResponse, CallError> {
+        let timeout = limit.map_or(0, |limit| i64::try_from(limit.as_secs().max(1)).unwrap_or(0));
+        let request = ExecSyncRequest { container_id: id.to_owned(), cmd, timeout };
+        // The engine needs a moment to end the command and say so.
+        let wait = limit.map_or(ANY, |limit| limit.saturating_add(QUICK));
+        self.call(RUNTIME, "ExecSync", request, wait).await
     }
 
     /// The container's log file was moved away: the engine is to write a new one.

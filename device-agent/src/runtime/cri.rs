@@ -29,13 +29,15 @@ use super::volumes::beneath::is_name;
 use super::volumes::place::{Naming, Places};
 use super::volumes::removal::{remove_log, remove_tree};
 use super::{
-    ContainerId, ContainerStart, DiskUse, Exit, Found, ImageProblem, ImageState, ImageStore, ImageWanted, PodReady,
-    PodSetup, PrepareError, Refusal, Runtime, RuntimeError, RuntimeFacts, Signal, StartError, Started,
+    ContainerId, ContainerStart, DiskUse, ExecError, Executed, Exit, Found, ImageProblem, ImageState, ImageStore,
+    ImageWanted, PodReady, PodSetup, PrepareError, Refusal, Runtime, RuntimeError, RuntimeFacts, Signal, StartError,
+    Started,
 };
 use crate::shim::identity::boot_id;
 
 mod admission;
 mod describe;
+mod exec;
 mod exit;
 mod facts;
 mod found;
@@ -262,6 +264,15 @@ impl Runtime for Cri {
             Err(error) if signal == Signal::Term && error.kind == ErrorKind::TimedOut => Ok(()),
             other => other.map_err(failed),
         }
+    }
+
+    async fn exec(
+        &self,
+        id: ContainerId,
+        command: Vec<String>,
+        limit: Option<Duration>,
+    ) -> Result<Executed, ExecError> {
+        self.execute(&id, command, limit).await
     }
 
     async fn remove(&self, id: ContainerId) -> Result<(), RuntimeError> {

@@ -42,13 +42,14 @@ use super::volumes::beneath::is_name;
 use super::volumes::place::{Naming, Places, make};
 use super::volumes::removal::{remove_log, remove_tree};
 use super::{
-    ContainerId, ContainerStart, DiskUse, Exit, Found, PodReady, PodSetup, PrepareError, Refusal, Runtime,
-    RuntimeError, Signal, StartError, Started,
+    ContainerId, ContainerStart, DiskUse, ExecError, Executed, Exit, Found, PodReady, PodSetup, PrepareError, Refusal,
+    Runtime, RuntimeError, Signal, StartError, Started,
 };
 use crate::shim::files::{self, CONTROL, CgroupSpec, Interactive, KILL, LOCK, Launch, Reply, Spec, TERM, Termination};
 use crate::shim::identity::boot_id;
 
 mod admission;
+mod exec;
 mod held;
 mod work;
 
@@ -219,6 +220,15 @@ impl Runtime for Process {
 
     async fn signal(&self, id: ContainerId, signal: Signal) -> Result<(), RuntimeError> {
         self.blocking(move |inner| inner.signal(&id, signal)).await
+    }
+
+    async fn exec(
+        &self,
+        id: ContainerId,
+        command: Vec<String>,
+        limit: Option<Duration>,
+    ) -> Result<Executed, ExecError> {
+        self.execute(&id, command, limit).await
     }
 
     async fn remove(&self, id: ContainerId) -> Result<(), RuntimeError> {

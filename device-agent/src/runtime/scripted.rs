@@ -12,9 +12,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{
-    ContainerId, ContainerStart, DiskUse, Exit, ExitCause, Found, FoundState, Handle, ImageProblem, ImageState,
-    ImageStore, ImageWanted, PodReady, PodSetup, PrepareError, Refusal, Runtime, RuntimeError, Signal, StartError,
-    Started,
+    ContainerId, ContainerStart, DiskUse, ExecError, Executed, Exit, ExitCause, Found, FoundState, Handle,
+    ImageProblem, ImageState, ImageStore, ImageWanted, PodReady, PodSetup, PrepareError, Refusal, Runtime,
+    RuntimeError, Signal, StartError, Started,
 };
 use crate::streams::service::{NotServed, Served, Sight};
 
@@ -87,6 +87,8 @@ struct World {
     /// What the disk with the images looks like.
     image_store: Option<ImageStore>,
     disk_use: BTreeMap<PodUid, DiskUse>,
+    /// Commands in containers, with how long they take and how they end; all others end well at once.
+    commands: BTreeMap<String, (Duration, Executed)>,
     log: Vec<String>,
     boot: u32,
 }
@@ -130,12 +132,18 @@ impl Scripted {
         self.world().disk_use.insert(pod.clone(), used);
     }
 
+    /// From now on this command takes this long in every container, and ends with this code and output.
+    pub fn set_command(&self, command: &str, takes: Duration, code: i32, output: &str) {
+        let executed = Executed { code, output: output.into() };
+        self.world().commands.insert(command.to_owned(), (takes, executed));
+    }
+
     /// From now on there are these images. A removed one makes room for its bytes.
     pub fn set_image_store(&self, store: ImageStore) {
         self.world().image_store = Some(store);
     }
 
-    /// What was done, in order: `prepare a`, `pull image`, `start a-web-0`, `term a-web-0`, `kill …`, `remove …`, `remove a`,
+    /// What was done, in order: `prepare a`, `pull image`, `start a-web-0`, `exec a-web-0 true`, `term a-web-0`, `kill …`, `remove …`, `remove a`,
     /// `remove image a`.
     pub fn log(&self) -> Vec<String> {
         self.world().log.clone()
@@ -319,6 +327,22 @@ impl Runtime for Scripted {
             }
         }
         Ok(())
+    }
+
+    async fn exec(
+        &self,
+        id: ContainerId,
+        command: Vec<String>,
+        limit: Option<Duration>,
+    ) -> Result<Executed, ExecError> {
+        let word = command.join(" ");
+        let (takes, executed) = {
+            let mut world = self.world();
+            world.log.push(format!("exec {id} {word}"));
+            world.commands.get(&word).cloned().unwrap_or_default()
+        };
+        let over = tokio::time::timeout(limit.unwrap_or(Duration::MAX), tokio::time::sleep(takes)).await;
+        over.map(|()| executed).map_err(|_| ExecError::TimedOut)
     }
 
     async fn remove(&self, id: ContainerId) -> Result<(), RuntimeError> {

@@ -15,8 +15,8 @@ use tokio::io::AsyncWrite;
 use tokio::sync::mpsc;
 
 use super::ends::{PipeInput, Terminal, TerminalInput, output};
-use super::line::{Line, NoShim, Speaker};
 use crate::shim::call::{ATTACH, Answer, END_OF_STDIN, STDERR, STDIN, STDOUT};
+use crate::shim::line::{Line, NoShim, Speaker};
 use crate::streams::service::{Input, Process, failed};
 
 /// How many sizes of a terminal may wait. The last one matters, and they are taken at once.

@@ -5,15 +5,15 @@
 //! call to the shim is dropped, and the command is ended with all that it started.
 
 use std::io::{self, Cursor};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use hawser_wire::stream::{Channels, ExecRequest, StreamRefusal};
 use tokio::sync::mpsc;
 
 use super::ends::{Terminal, TerminalInput, input, output};
-use super::line::{Line, NoShim};
-use crate::shim::call::{Answer, EXEC, ExecCall, MAX_EXEC, STDERR, STDIN, STDOUT};
+use crate::shim::call::{Answer, ExecCall, STDERR, STDIN, STDOUT};
+use crate::shim::line::{Line, NoShim};
 use crate::streams::service::{Input, Output, Process, TerminalSize, failed, refusal};
 
 /// How many sizes of a terminal may wait. The last one matters, and they are taken at once.
@@ -43,7 +43,7 @@ async fn exec_by(line: Line, request: ExecRequest) -> io::Result<Process> {
     // If this is dropped half way, the line goes before the streams, as it does in a `Process`.
     let mut line = line;
     let call = ExecCall { command: request.command, streams, tty: channels.tty };
-    let answer = call_for(&mut line, &call, &theirs).await?;
+    let answer = line.exec(&call, &theirs).await?;
     // The command has its own copies; while we hold ours no stream would ever end.
     drop(theirs);
     match answer {
@@ -84,18 +84,6 @@ fn streams(channels: Channels) -> io::Result<(u8, Ours, Vec<OwnedFd>)> {
         }
     }
     Ok((streams, ours, theirs))
-}
-
-async fn call_for(line: &mut Line, call: &ExecCall, streams: &[OwnedFd]) -> io::Result<Option<Answer>> {
-    let mut bytes = Vec::new();
-    ciborium::into_writer(call, &mut bytes).map_err(io::Error::other)?;
-    let length = u32::try_from(bytes.len()).ok().filter(|length| *length <= MAX_EXEC);
-    let length = length.ok_or_else(|| io::Error::other(format!("it is longer than {MAX_EXEC} bytes")))?;
-    let fds: Vec<BorrowedFd<'_>> = streams.iter().map(AsFd::as_fd).collect();
-    line.say(&[EXEC, 0], &[]).await?;
-    line.say(&length.to_le_bytes(), &fds).await?;
-    line.say(&bytes, &[]).await?;
-    line.answer().await
 }
 
 fn process(ours: Ours, mut line: Line) -> Process {

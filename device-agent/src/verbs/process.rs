@@ -8,7 +8,6 @@ use hawser_wire::PodUid;
 use hawser_wire::stream::{AttachRequest, ExecRequest, LogsRequest, Stats, StreamRefusal};
 use tokio::sync::watch;
 
-use super::line::NoShim;
 use super::logs::Rotation;
 use super::stats::Measurer;
 use super::subjects::{Runs, Subjects};
@@ -16,6 +15,7 @@ use super::{attach, exec, port};
 use crate::desired::DesiredSet;
 use crate::runtime::process::Process;
 use crate::runtime::{ContainerId, Found, FoundState, Runtime, RuntimeError};
+use crate::shim::line::NoShim;
 use crate::streams::service::{self, Connection, Log, Served, Service, Sight, failed, not_found, not_possible};
 use crate::workloads::Clock;
 

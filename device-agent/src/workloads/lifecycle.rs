@@ -10,12 +10,14 @@
 //! once, nothing is ever started twice and no restart is forgotten.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use hawser_wire::deployment::{EdgeDeployment, RestartPolicy};
+use hawser_wire::deployment::{Care, Container as Described, EdgeDeployment, RestartPolicy};
 use hawser_wire::report::{DeviceEvent, Gone, WorkloadReport};
 use hawser_wire::{DeviceTime, PodUid};
 
-use self::record::{Activity, BackOff, Container, Outcome, Policy, Record, Role, doubled, millis};
+use self::prober::{First, Next};
+use self::record::{Activity, BackOff, Container, Health, Outcome, Policy, Record, Role, Stage, doubled, millis};
 use crate::desired::Deployment;
 use crate::runtime::{
     ContainerId, Exit, ExitCause, Found, FoundState, ImageProblem, PodReady, Refusal, Signal, Started,
@@ -25,13 +27,20 @@ use crate::workloads::plan::Order;
 mod adopt;
 mod advance;
 mod answers;
+mod care;
+#[cfg(test)]
+pub(super) mod fixtures;
+mod hook;
 mod orders;
+mod prober;
 mod record;
 mod status;
 mod stop;
 #[cfg(test)]
 mod tests;
 
+pub use self::hook::{HookCall, HookEnd, HookKind, ProbeCall};
+pub use self::prober::{ProbeAnswer, ProbeKind};
 pub use self::record::RecordError;
 
 /// The life of one pod.
@@ -110,6 +119,10 @@ pub enum Event {
     Started(ContainerId, Result<Started, StartProblem>),
     /// The answer to [`Effect::Watch`].
     Ended(ContainerId, Exit),
+    /// The answer to [`Effect::Probe`].
+    Probed(ContainerId, ProbeKind, ProbeAnswer),
+    /// The answer to [`Effect::Hook`].
+    Hooked(ContainerId, HookKind, HookEnd),
     /// The answer to [`Effect::RemovePod`].
     Removed(Result<(), String>),
     /// The device's addresses are these now.
@@ -171,6 +184,10 @@ pub enum Effect {
     Watch(ContainerId),
     /// Send it a signal. There is no answer: if it was not heard, it is sent again.
     Signal(ContainerId, Signal),
+    /// Ask a probe, once.
+    Probe(ProbeCall),
+    /// Carry out a hook.
+    Hook(HookCall),
     /// Remove what is left of an old attempt. There is no answer: what stays goes with the pod.
     Remove(ContainerId),
     /// Kill and remove everything of the pod.
@@ -183,14 +200,10 @@ pub enum Effect {
     Forget,
 }
 
-/// A killed container that has not ended is killed again after this time.
-const KILL_AGAIN: u64 = 10_000;
 /// How long the words of a failed pull are shown before its back-off is.
 const SHOW_PULL_ERROR: u64 = 2_000;
 /// What the containers of an evicted pod get between TERM and KILL: what it takes from the device is needed now.
 const EVICTION_GRACE: u64 = 1_000;
-/// What a sidecar gets at least between TERM and KILL, even if the containers before it used up the grace period.
-const SIDECAR_GRACE: u64 = 2_000;
 
 impl Lifecycle {
     /// A pod of which nothing is known. `scheme` is how container ids begin.
@@ -257,6 +270,8 @@ impl Lifecycle {
             Event::Prepared(result) => self.prepared(now, result, out),
             Event::Started(id, result) => self.started(now, &id, result, out),
             Event::Ended(id, exit) => self.ended(now, &id, exit),
+            Event::Probed(id, kind, answer) => self.probed(now, &id, kind, &answer, out),
+            Event::Hooked(id, kind, end) => self.hooked(now, &id, kind, &end, out),
             Event::Removed(result) => self.removed(now, result, out),
             Event::Addresses(addresses) => self.device_addresses = addresses,
             Event::Evicted(message) => self.evict(now, message, out),
@@ -319,6 +334,11 @@ impl Effects {
     }
 
     fn event(&mut self, container: Option<&str>, warning: bool, reason: &str, message: &str) {
+        self.event_of(container, warning, reason, message, 1);
+    }
+
+    /// An event that stands for several.
+    fn event_of(&mut self, container: Option<&str>, warning: bool, reason: &str, message: &str, count: u32) {
         self.push(Effect::Event(DeviceEvent {
             pod: Some(self.uid.clone()),
             container: container.map(str::to_owned),
@@ -326,7 +346,7 @@ impl Effects {
             warning,
             reason: reason.to_owned(),
             message: message.to_owned(),
-            count: 1,
+            count,
         }));
     }
 

@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::actions;
 use super::expand::{HostFacts, expand_container};
 use super::lifecycle::{Effect, Event, Lifecycle, PlaceProblem, Resync, StartProblem};
 use super::plan::Order;
@@ -61,6 +62,8 @@ pub(super) struct Owner<R, S> {
     flight: Flight,
     /// Ends the pulls that are under way, because the pod is to end.
     pulls: CancellationToken,
+    /// Ends the probes and hooks of a container that is watched, because it has ended.
+    companions: BTreeMap<ContainerId, CancellationToken>,
     /// Events and the `Gone` that wait for room in `reports`.
     waiting: VecDeque<ReportItem>,
     /// The status may differ from `said`.
@@ -114,6 +117,7 @@ impl<R: Runtime, S: WorkloadStore> Owner<R, S> {
             stop: parts.stop.clone(),
             flight: Flight::default(),
             pulls: CancellationToken::new(),
+            companions: BTreeMap::new(),
             waiting: VecDeque::new(),
             unsaid: false,
             said: None,
@@ -271,6 +275,11 @@ impl<R: Runtime, S: WorkloadStore> Owner<R, S> {
         let now = (self.clock)();
         let mut effects = Vec::new();
         for event in events {
+            if let Event::Ended(id, _) = &event
+                && let Some(companions) = self.companions.remove(id)
+            {
+                companions.cancel();
+            }
             effects.extend(self.lifecycle.handle(now, event));
         }
         if self.lifecycle.is_ending() {
@@ -411,6 +420,14 @@ impl<R: Runtime, S: WorkloadStore> Owner<R, S> {
         self.enqueue(ReportItem::Event(event));
     }
 
+    /// Does something that makes sense only while the container runs.
+    fn beside(&mut self, id: ContainerId, work: impl Future<Output = Event> + Send + 'static) {
+        let Some(companions) = self.companions.get(&id).cloned() else { return };
+        self.flight.launch(async move {
+            companions.run_until_cancelled_owned(work).await.map_or(Landed::Nothing, Landed::Happened)
+        });
+    }
+
     fn carry_out(&mut self, effect: Effect) {
         let runtime = self.runtime.clone();
         match effect {
@@ -445,10 +462,21 @@ impl<R: Runtime, S: WorkloadStore> Owner<R, S> {
                     Landed::Happened(Event::Started(id, result))
                 });
             }
-            Effect::Watch(id) => self.flight.launch(async move {
-                let exit = runtime.ended(id.clone()).await;
-                debug!(container = id.name, attempt = id.attempt, code = exit.code, "a container ended");
-                Landed::Happened(Event::Ended(id, exit))
+            Effect::Watch(id) => {
+                self.companions.entry(id.clone()).or_default();
+                self.flight.launch(async move {
+                    let exit = runtime.ended(id.clone()).await;
+                    debug!(container = id.name, attempt = id.attempt, code = exit.code, "a container ended");
+                    Landed::Happened(Event::Ended(id, exit))
+                });
+            }
+            Effect::Probe(call) => self.beside(call.id.clone(), async move {
+                let answer = actions::ask(&*runtime, &call).await;
+                Event::Probed(call.id, call.kind, answer)
+            }),
+            Effect::Hook(call) => self.beside(call.id.clone(), async move {
+                let end = actions::carry_out(&*runtime, &call).await;
+                Event::Hooked(call.id, call.kind, end)
             }),
             Effect::Signal(id, signal) => self.flight.launch(async move {
                 if let Err(error) = runtime.signal(id, signal).await {

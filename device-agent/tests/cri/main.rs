@@ -5,6 +5,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "a test of a real engine needs real time")]
 mod adoption;
+mod care;
 mod engine;
 mod logs;
 mod pods;

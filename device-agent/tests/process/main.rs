@@ -4,6 +4,7 @@
 mod adoption;
 mod attach;
 mod attacks;
+mod care;
 mod ends;
 mod exec;
 mod limits;

@@ -11,7 +11,7 @@ use device_agent::ledger::{Change, ClockRecord, Recovered, Urgency};
 use device_agent::link::session::Credentials;
 use device_agent::link::{Brain, BrainConfig, Input, Moment, Note, Output};
 use device_agent::runtime::{ContainerId, Found, PodReady, Started};
-use device_agent::workloads::lifecycle::{Effect, Event, Lifecycle, PlaceProblem, Resync};
+use device_agent::workloads::lifecycle::{Effect, Event, HookEnd, Lifecycle, PlaceProblem, ProbeAnswer, Resync};
 use device_agent::workloads::plan::{Order, plan};
 use hawser_wire::report::{DeviceEvent, NodeFacts, ReportItem, Resource, WorkloadReport};
 use hawser_wire::{BootId, Channel, DeviceTime, PodUid};
@@ -531,6 +531,10 @@ impl World {
                         self.after(after, Happening::Ends(self.containers.boot, id, code, signal));
                     }
                 }
+                Effect::Probe(call) => {
+                    self.later(life, uid, Event::Probed(call.id, call.kind, ProbeAnswer::Good), 500);
+                }
+                Effect::Hook(call) => self.later(life, uid, Event::Hooked(call.id, call.kind, HookEnd::Done), 500),
                 Effect::Remove(id) => self.containers.remove(&id),
                 Effect::RemovePod => {
                     self.witness.removes(&self.api, uid);

@@ -37,20 +37,22 @@ pub(crate) enum Allowed {
     Type(&'static str),
 }
 
+mod care;
+
+use self::care::{LIFECYCLE, PROBE};
 use Allowed::{Bool, Name, Text, Type};
 use Verdict::{Mapped, Names, Only, Refused, Table, Unconcerned};
 
 /// A field for which a pod is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Offence {
-    /// Where it stands, e.g. `spec.containers[0].livenessProbe`.
+    /// Where it stands, e.g. `spec.containers[0].volumeDevices`.
     pub(crate) path: String,
     /// Why it is refused.
     pub(crate) why: &'static str,
 }
 
 const SCHEDULER: Verdict = Unconcerned("the control plane has acted on it before the pod is bound");
-const PROBE: Verdict = Refused("a device does not run probes yet");
 const NETWORK: &str = "a device has its own network and resolver";
 const SANDBOX: &str = "a device does not confine processes in this way yet";
 const PROFILES: &str = "a device has no profiles of its own";
@@ -109,17 +111,17 @@ pub(crate) const CONTAINER: &[(&str, Verdict)] = &[
     ("envFrom", Table(ENV_FROM)),
     ("image", Mapped),
     ("imagePullPolicy", Mapped),
-    ("lifecycle", Refused("a device does not run lifecycle hooks yet")),
-    ("livenessProbe", PROBE),
+    ("lifecycle", Table(LIFECYCLE)),
+    ("livenessProbe", Table(PROBE)),
     ("name", Mapped),
     ("ports", Table(PORT)),
-    ("readinessProbe", PROBE),
+    ("readinessProbe", Table(PROBE)),
     ("resizePolicy", Unconcerned("it says how a resize would go, and asks for none")),
     ("resources", Table(RESOURCES)),
     ("restartPolicy", Refused("a device knows restart policies of whole pods only")),
     ("restartPolicyRules", Refused("a device knows restart policies of whole pods only")),
     ("securityContext", Table(SECURITY)),
-    ("startupProbe", PROBE),
+    ("startupProbe", Table(PROBE)),
     ("stdin", Mapped),
     ("stdinOnce", Mapped),
     ("terminationMessagePath", Mapped),
@@ -169,10 +171,11 @@ pub(crate) const RESOURCE_SELECTOR: &[(&str, Verdict)] =
     &[("containerName", Mapped), ("divisor", Mapped), ("resource", Mapped)];
 
 pub(crate) const PORT: &[(&str, Verdict)] = &[
-    ("containerPort", Unconcerned("it informs people; nothing is opened or closed by it")),
+    ("containerPort", Mapped),
     ("hostIP", Mapped),
     ("hostPort", Mapped),
-    ("name", Unconcerned("it names the port for services and probes")),
+    // Probes and hooks may call it by that.
+    ("name", Mapped),
     // Only a port of the host makes it more than information.
     ("protocol", Mapped),
 ];
@@ -411,6 +414,15 @@ mod tests {
         covers::<v1::SecurityContext>(SECURITY);
         covers::<v1::PodSecurityContext>(POD_SECURITY);
         covers::<v1::Capabilities>(CAPABILITIES);
+        covers::<v1::Probe>(PROBE);
+        covers::<v1::Lifecycle>(LIFECYCLE);
+        covers::<v1::LifecycleHandler>(care::HANDLER);
+        covers::<v1::ExecAction>(care::EXEC);
+        covers::<v1::GRPCAction>(care::GRPC);
+        covers::<v1::HTTPGetAction>(care::HTTP_GET);
+        covers::<v1::HTTPHeader>(care::HTTP_HEADER);
+        covers::<v1::TCPSocketAction>(care::TCP_SOCKET);
+        covers::<v1::SleepAction>(care::SLEEP);
         covers::<v1::VolumeMount>(MOUNT);
         covers::<v1::Volume>(VOLUME);
         covers::<v1::EmptyDirVolumeSource>(EMPTY_DIR);
@@ -455,10 +467,10 @@ mod tests {
             pod("runtimeClassName", json!("kata")),
             pod("setHostnameAsFQDN", json!(true)),
             pod("shareProcessNamespace", json!(true)),
-            container("lifecycle", json!({})),
-            container("livenessProbe", json!({})),
-            container("readinessProbe", json!({})),
-            container("startupProbe", json!({})),
+            (
+                json!({"containers": [{"lifecycle": {"stopSignal": "SIGUSR1"}}]}),
+                "spec.containers[0].lifecycle.stopSignal".to_owned(),
+            ),
             container("restartPolicy", json!("Never")),
             container("restartPolicyRules", json!([{}])),
             container("volumeDevices", json!([{}])),

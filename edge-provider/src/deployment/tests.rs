@@ -256,13 +256,13 @@ async fn a_pod_that_refers_to_nothing_asks_nothing_and_is_not_looked_at_again() 
 #[tokio::test(start_paused = true)]
 async fn a_field_that_a_device_cannot_honour_is_refused_before_anything_is_asked() {
     let server = Server::default();
-    let probed = pod(
+    let blocks = pod(
         "uid",
-        json!({"containers": [{"name": "main", "livenessProbe": {}, "envFrom": [{"configMapRef": {"name": "settings"}}]}]}),
+        json!({"containers": [{"name": "main", "volumeDevices": [{}], "envFrom": [{"configMapRef": {"name": "settings"}}]}]}),
     );
-    let Err(NotApplied::Refused { reason, message }) = prepare(&server.references(), &probed).await else { panic!() };
+    let Err(NotApplied::Refused { reason, message }) = prepare(&server.references(), &blocks).await else { panic!() };
     assert_eq!(reason, "UnsupportedField");
-    assert_eq!(message, "spec.containers[0].livenessProbe: a device does not run probes yet");
+    assert_eq!(message, "spec.containers[0].volumeDevices: a device does not hand block devices to workloads yet");
     assert!(server.asked().is_empty());
 }
 

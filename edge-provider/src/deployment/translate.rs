@@ -3,6 +3,7 @@
 //! What a field means is what a kubelet makes of it, and where something is missing the words are a kubelet's, because
 //! people and tools look for them.
 
+mod care;
 mod downward;
 mod engine;
 mod environment;
@@ -193,7 +194,7 @@ fn container(pod: &Subject<'_>, place: &Place<'_>, fetched: &Fetched) -> Transla
         env: environment::environment(pod, place, fetched)?,
         interactive: interactive(container),
         confinement: engine::confinement(pod.spec, place),
-        care: None,
+        care: care::care(place)?,
     })
 }
 

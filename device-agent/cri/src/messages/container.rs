@@ -324,6 +324,35 @@ pub struct ContainerStatus {
     #[prost(map = "string, string", tag = "12")]
     pub labels: Labels,
 }
+
+/// Run a command in a container.
+#[derive(Clone, PartialEq, Message)]
+pub struct ExecSyncRequest {
+    /// In which container.
+    #[prost(string, tag = "1")]
+    pub container_id: String,
+    /// The command.
+    #[prost(string, repeated, tag = "2")]
+    pub cmd: Vec<String>,
+    /// How many seconds it may take; 0: any.
+    #[prost(int64, tag = "3")]
+    pub timeout: i64,
+}
+
+/// How a command ended.
+#[derive(Clone, PartialEq, Message)]
+pub struct ExecSyncResponse {
+    /// What it wrote to stdout.
+    #[prost(bytes = "vec", tag = "1")]
+    pub stdout: Vec<u8>,
+    /// What it wrote to stderr.
+    #[prost(bytes = "vec", tag = "2")]
+    pub stderr: Vec<u8>,
+    /// Its exit code.
+    #[prost(int32, tag = "3")]
+    pub exit_code: i32,
+}
+
 /// How a container is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Enumeration)]
 #[repr(i32)]

@@ -29,6 +29,7 @@ impl Lifecycle {
                     }
                     container.attempt = Some(id.attempt);
                     container.since = None;
+                    container.health = None;
                     // The record told of another attempt.
                     container.image.clear();
                 }
@@ -42,6 +43,7 @@ impl Lifecycle {
                     container.exit = None;
                     container.since.get_or_insert(now.saturating_sub(millis(started_ago)));
                     container.activity = Activity::Running;
+                    container.adopted = true;
                     out.push(Effect::Watch(id));
                 }
                 FoundState::Ended(exit) if container.exit.is_none() => {

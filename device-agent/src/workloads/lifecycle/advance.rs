@@ -5,7 +5,7 @@ use super::*;
 impl Lifecycle {
     pub(super) fn advance(&mut self, now: u64, out: &mut Effects) {
         match self.goal {
-            Goal::Hold => {}
+            Goal::Hold => return,
             Goal::Run => self.run(now, out),
             Goal::Retain => {
                 self.wind_down(now, out);
@@ -22,6 +22,7 @@ impl Lifecycle {
                 }
             }
         }
+        self.ask(now, out);
     }
 
     fn run(&mut self, now: u64, out: &mut Effects) {
@@ -37,8 +38,9 @@ impl Lifecycle {
         self.record.kill_at = None;
         self.make_place(now, &spec, out);
         self.replace_changed(now, &spec, out);
+        self.stop_unwell(now, out);
         for at in 0..self.record.containers.len() {
-            self.drive_stop(now, at, out);
+            self.drive_stop(now, at, true, out);
         }
         self.record.containers.retain(|c| c.role != Role::Stray || c.is_alive());
         if matches!(self.place, Place::Made { .. }) {
@@ -114,6 +116,12 @@ impl Lifecycle {
             if matches!(self.record.containers[at].role, Role::Sidecar | Role::Main) {
                 self.ensure(now, at, spec, out);
             }
+            // What is started later may count on the hook of what was started before it.
+            let container = &self.record.containers[at];
+            let hooked = self.care(at).is_some_and(|care| care.post_start.is_some());
+            if hooked && (container.starting_hook || container.activity == Activity::Starting) {
+                return;
+            }
         }
     }
 
@@ -130,7 +138,7 @@ impl Lifecycle {
                 }
                 Role::Sidecar => {
                     self.ensure(now, at, spec, out);
-                    if self.record.containers[at].activity != Activity::Running {
+                    if !self.record.containers[at].has_started() {
                         self.ensure_sidecars(now, at, spec, out);
                         return false;
                     }
@@ -212,6 +220,10 @@ impl Lifecycle {
         container.image = image.to_owned();
         container.since = Some(now);
         container.afresh = false;
+        container.revive = false;
+        container.health = Some(Health::first(described.and_then(|(c, _)| c.care.as_ref())));
+        container.adopted = false;
+        container.probers = Default::default();
         container.activity = Activity::Starting;
         out.push(Effect::Start(out.id(&container.name, attempt), spec.clone()));
     }

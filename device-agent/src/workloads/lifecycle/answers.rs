@@ -26,6 +26,11 @@ impl Lifecycle {
         result: Result<Started, StartProblem>,
         out: &mut Effects,
     ) {
+        let hook = self.spec.clone().filter(|spec| {
+            let described = crate::runtime::described(spec, id);
+            described.and_then(|container| container.care.as_ref()).is_some_and(|care| care.post_start.is_some())
+        });
+        let host = self.host();
         let Some(container) = self.current(id) else { return };
         if container.activity != Activity::Starting {
             return;
@@ -40,9 +45,19 @@ impl Lifecycle {
                     container.since = Some(now);
                 }
                 container.activity = Activity::Running;
+                container.starting_hook = hook.is_some();
                 out.event(Some(&id.name), false, "Created", "Container created");
                 out.event(Some(&id.name), false, "Started", "Container started");
                 out.push(Effect::Watch(id.clone()));
+                if let Some(spec) = hook {
+                    out.push(Effect::Hook(HookCall {
+                        id: id.clone(),
+                        kind: HookKind::PostStart,
+                        spec,
+                        host,
+                        limit: None,
+                    }));
+                }
                 // Told once, not at every restart.
                 if !not_enforced.is_empty() && container.not_enforced != not_enforced {
                     out.event(Some(&id.name), true, "NotEnforced", &not_enforced.join("; "));

@@ -98,6 +98,9 @@ impl Lifecycle {
                 None => Container::new(&described.name, role),
             };
             container.role = role;
+            if container.is_alive() {
+                container.health.get_or_insert(Health::first(described.care.as_ref()));
+            }
             // The image of what runs is compared later; one that neither the record nor the runtime remembers is taken to be
             // the right one, since nothing is stopped for what was forgotten.
             if container.image.is_empty() || (!container.is_alive() && container.image != described.image) {

@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::prober::{ProbeKind, Prober};
 use crate::runtime::{Exit, ExitCause, Handle};
 
 /// The first byte of an encoded record. A later version that cannot be read by this one has another.
@@ -87,6 +88,12 @@ pub(super) struct Container {
     pub(super) back_off: Option<BackOff>,
     /// It is started again at once and whatever the policy says: its definition or its epoch has changed.
     pub(super) afresh: bool,
+    /// How it was said to be last; `None`: nobody has asked about this attempt.
+    #[serde(default)]
+    pub(super) health: Option<Health>,
+    /// A probe ended it, so it is started again even if it ended well.
+    #[serde(default)]
+    pub(super) revive: bool,
     /// What of its description does not hold here, as it was told last.
     #[serde(default)]
     pub(super) not_enforced: Vec<String>,
@@ -96,6 +103,25 @@ pub(super) struct Container {
     /// How long to wait after the next failure to create it.
     #[serde(skip)]
     pub(super) create_delay: u64,
+    /// It runs, and its postStart hook is not done.
+    #[serde(skip)]
+    pub(super) starting_hook: bool,
+    /// It ran already when the agent started.
+    #[serde(skip)]
+    pub(super) adopted: bool,
+    /// By [`ProbeKind`].
+    #[serde(skip)]
+    pub(super) probers: [Prober; ProbeKind::ALL.len()],
+    /// The probe that says that it has to end.
+    #[serde(skip)]
+    pub(super) unwell: Option<ProbeKind>,
+}
+
+/// How a container that runs is, as its probes say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Health {
+    pub(super) started: bool,
+    pub(super) ready: bool,
 }
 
 /// What a container is doing.
@@ -114,8 +140,19 @@ pub(super) enum Activity {
     Starting,
     /// It runs.
     Running,
-    /// It runs and was told to end; `killed_at` is when it was last killed.
-    Stopping { kill_at: u64, killed_at: Option<u64> },
+    /// It runs and is to end.
+    Stopping { kill_at: u64, stage: Stage },
+}
+
+/// How far a container is that is to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Its preStop hook is being carried out.
+    Hook,
+    /// Others end before it.
+    Turn,
+    /// It was told, and killed at this time.
+    Told { killed_at: Option<u64> },
 }
 
 /// How an attempt ended.
@@ -179,9 +216,15 @@ impl Container {
             last: None,
             back_off: None,
             afresh: false,
+            health: None,
+            revive: false,
             not_enforced: Vec::new(),
             activity: Activity::Idle,
             create_delay: 0,
+            starting_hook: false,
+            adopted: false,
+            probers: Default::default(),
+            unwell: None,
         }
     }
 
@@ -200,7 +243,7 @@ impl Container {
         let Some(exit) = &self.exit else { return self.role != Role::Stray };
         match self.role {
             Role::Stray => false,
-            _ if self.afresh => true,
+            _ if self.afresh || self.revive => true,
             Role::Sidecar => true,
             Role::Init => exit.code != 0 && policy != Policy::Never,
             Role::Main => match policy {
@@ -231,6 +274,8 @@ impl Container {
             finished_at,
         });
         self.activity = Activity::Idle;
+        self.starting_hook = false;
+        self.unwell = None;
     }
 }
 

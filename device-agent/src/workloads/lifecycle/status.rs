@@ -85,9 +85,9 @@ impl Lifecycle {
             name: container.name.clone(),
             ready: match container.role {
                 Role::Init => container.succeeded(),
-                Role::Sidecar | Role::Main | Role::Stray => running,
+                Role::Sidecar | Role::Main | Role::Stray => running && container.health.is_none_or(|h| h.ready),
             },
-            started: Some(running),
+            started: Some(running && container.health.is_none_or(|health| health.started)),
             restart_count: made.unwrap_or(0),
             image: container.image.clone(),
             image_id: container.handle.image.clone(),
@@ -108,7 +108,7 @@ impl Lifecycle {
             ContainerState::Waiting(Waiting { reason: reason.to_owned(), message })
         };
         match (&container.activity, &container.exit) {
-            (Activity::Running | Activity::Stopping { .. }, _) => {
+            (Activity::Running | Activity::Stopping { .. }, _) if !container.starting_hook => {
                 (ContainerState::Running(Running { since: DeviceTime(container.since.unwrap_or(0)) }), last)
             }
             (Activity::BackOff { delay, .. }, Some(exit)) => {
@@ -175,7 +175,7 @@ impl Lifecycle {
         }
     }
 
-    fn addresses(&self) -> &[String] {
+    pub(super) fn addresses(&self) -> &[String] {
         match &self.place {
             Place::Made { addresses: Some(own) } => own,
             Place::Made { addresses: None } => &self.device_addresses,
@@ -186,7 +186,7 @@ impl Lifecycle {
 
 impl Container {
     fn is_running(&self) -> bool {
-        matches!(self.activity, Activity::Running | Activity::Stopping { .. })
+        matches!(self.activity, Activity::Running | Activity::Stopping { .. }) && !self.starting_hook
     }
 }
 

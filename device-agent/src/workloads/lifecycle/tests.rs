@@ -1,62 +1,17 @@
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hawser_wire::ContentHash;
-use hawser_wire::deployment::{Container as Described, PullPolicy, Resources, User, Volume, VolumeSource};
+use hawser_wire::deployment::{Container as Described, Volume, VolumeSource};
 use hawser_wire::report::{ContainerState, Phase};
 
+use super::fixtures::{container, pod, sidecar, uid};
 use super::*;
 use crate::runtime::Handle;
 
+mod care;
+mod faults;
 mod images;
-
-pub(super) fn uid() -> PodUid {
-    PodUid::new("u").unwrap()
-}
-
-pub(super) fn container(name: &str) -> Described {
-    Described {
-        name: name.into(),
-        image: "host".into(),
-        pull_policy: PullPolicy::IfNotPresent,
-        command: vec!["x".into()],
-        args: vec![],
-        working_dir: None,
-        env: vec![],
-        mounts: vec![],
-        resources: Resources::default(),
-        sidecar: false,
-        user: User::default(),
-        termination_message_path: "/dev/termination-log".into(),
-        termination_message_from_logs: false,
-        interactive: None,
-        confinement: None,
-        care: None,
-    }
-}
-
-pub(super) fn sidecar(name: &str) -> Described {
-    Described { sidecar: true, ..container(name) }
-}
-
-pub(super) fn pod(policy: RestartPolicy, init: Vec<Described>, containers: Vec<Described>) -> EdgeDeployment {
-    EdgeDeployment {
-        uid: uid(),
-        namespace: "ns".into(),
-        name: "p".into(),
-        restart_policy: policy,
-        grace_seconds: 30,
-        active_deadline_seconds: None,
-        init_containers: init,
-        containers,
-        volumes: vec![],
-        hostname: None,
-        host_network: false,
-        fs_group: None,
-        supplemental_groups: vec![],
-        engine: None,
-        priority: None,
-    }
-}
 
 pub(super) fn deployment(spec: &EdgeDeployment) -> Deployment {
     Deployment { hash: ContentHash::of(&hawser_wire::encode(spec)), spec: Arc::new(spec.clone()) }
@@ -71,6 +26,9 @@ pub(super) struct Sim {
     start_problem: Option<StartProblem>,
     prepare_problem: Option<String>,
     not_enforced: Vec<String>,
+    /// What probes are answered; the others are answered well. A probe or hook of `None` is not answered by itself.
+    pub(super) answers: BTreeMap<(String, ProbeKind), Option<ProbeAnswer>>,
+    pub(super) hook_end: Option<HookEnd>,
 }
 
 impl Sim {
@@ -90,11 +48,13 @@ impl Sim {
             start_problem: None,
             prepare_problem: None,
             not_enforced: vec![],
+            answers: BTreeMap::new(),
+            hook_end: Some(HookEnd::Done),
         }
     }
 
     /// The agent is killed and started again; what runs goes on.
-    fn restarted(self, epoch: &str, found: Vec<Found>) -> Self {
+    pub(super) fn restarted(self, epoch: &str, found: Vec<Found>) -> Self {
         let life = Lifecycle::recover(uid(), "process", &self.life.encode()).unwrap();
         let mut next = Self { now: self.now, ..Self::empty(life) };
         next.running =
@@ -140,6 +100,15 @@ impl Sim {
                 self.log.push(format!("{signal:?} {}", short(&id)).to_lowercase());
                 None
             }
+            Effect::Probe(call) => {
+                self.log.push(format!("{} {}", call.kind, short(&call.id)).to_lowercase());
+                let answer = self.answers.get(&(call.id.name.clone(), call.kind)).cloned();
+                Some(Event::Probed(call.id, call.kind, answer.unwrap_or(Some(ProbeAnswer::Good))?))
+            }
+            Effect::Hook(call) => {
+                self.log.push(format!("{:?} {}", call.kind, short(&call.id)).to_lowercase());
+                Some(Event::Hooked(call.id, call.kind, self.hook_end?))
+            }
             Effect::Remove(id) => {
                 self.log.push(format!("remove {}", short(&id)));
                 None
@@ -184,7 +153,11 @@ impl Sim {
         std::mem::take(&mut self.log).into_iter().filter(|line| !line.starts_with("event ")).collect()
     }
 
-    fn events(&self) -> Vec<&str> {
+    pub(super) fn take_log_with_events(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.log)
+    }
+
+    pub(super) fn events(&self) -> Vec<&str> {
         self.log.iter().filter_map(|line| line.strip_prefix("event ")).collect()
     }
 
@@ -192,12 +165,12 @@ impl Sim {
         self.life.report(DeviceTime(self.now)).unwrap()
     }
 
-    fn phase(&self) -> Phase {
+    pub(super) fn phase(&self) -> Phase {
         self.report().phase
     }
 
     /// `web:running`, `web:waiting/CrashLoopBackOff`, `web:terminated/Error/1`, in order.
-    fn states(&self) -> Vec<String> {
+    pub(super) fn states(&self) -> Vec<String> {
         let report = self.report();
         let all = report.init_containers.iter().chain(&report.containers);
         all.map(|c| match &c.state {
@@ -213,11 +186,11 @@ fn exit(code: i32) -> Exit {
     Exit { code, signal: None, cause: ExitCause::Own, message: None, ran: None, ago: None }
 }
 
-fn id(name: &str, attempt: u32) -> ContainerId {
+pub(super) fn id(name: &str, attempt: u32) -> ContainerId {
     ContainerId { pod: uid(), name: name.into(), attempt }
 }
 
-fn still_running(name: &str, attempt: u32) -> Found {
+pub(super) fn still_running(name: &str, attempt: u32) -> Found {
     Found {
         id: id(name, attempt),
         image: None,
@@ -319,12 +292,14 @@ fn an_evicted_pod_ends_soon_has_failed_and_is_not_started_again() {
     let mut sim = Sim::new(&pod(RestartPolicy::Always, vec![sidecar("proxy")], vec![container("web")]));
     sim.log.clear();
     sim.tell(Event::Evicted("The node was low on resource: memory. ".into()));
-    assert_eq!(sim.events(), ["Evicted: The node was low on resource: memory. ", "Killing: Stopping container web"]);
+    let stopping = ["Killing: Stopping container proxy", "Killing: Stopping container web"];
+    assert_eq!(sim.events()[0], "Evicted: The node was low on resource: memory. ");
+    assert_eq!(sim.events()[1..], stopping);
     assert_eq!((sim.take_log(), sim.phase()), (vec!["term web-0".to_owned()], Phase::Running));
     sim.pass(999);
     assert_eq!(sim.take_log(), Vec::<String>::new());
     sim.pass(1);
-    assert_eq!(sim.take_log(), ["kill web-0"], "a second is all there is");
+    assert_eq!(sim.take_log(), ["kill web-0", "term proxy-0"], "a second is all there is");
     sim.end("web", 137);
     sim.end("proxy", 143);
     sim.pass(600_000);
@@ -382,9 +357,9 @@ fn no_grace_means_kill() {
     let mut sim = Sim::new(&pod(RestartPolicy::Always, vec![sidecar("s")], vec![container("a")]));
     sim.take_log();
     sim.tell(Event::Order(Order::Stop { grace: Duration::ZERO }));
-    assert_eq!(sim.take_log(), ["kill a-0"]);
+    // Without time there are no turns.
+    assert_eq!(sim.take_log(), ["kill a-0", "kill s-0"]);
     sim.end("a", 137);
-    assert_eq!(sim.take_log(), ["kill s-0"]);
     sim.end("s", 137);
     assert_eq!(sim.take_log(), ["gone Some(Failed)"]);
 }
@@ -694,265 +669,4 @@ fn an_unreadable_record_is_refused_by_name() {
     assert!(matches!(Lifecycle::recover(uid(), "process", &[9, 0xa0]), Err(RecordError::Version(9))));
     assert!(matches!(Lifecycle::recover(uid(), "process", &good[..good.len() / 2]), Err(RecordError::Corrupt(_))));
     assert!(matches!(Lifecycle::recover(uid(), "process", &vec![1; 1 << 20]), Err(RecordError::Length(_))));
-}
-
-mod faults {
-    //! Generated schedules of crashes, reboots, failures and repeated events.
-
-    use std::collections::BTreeMap;
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    #[derive(Debug, Clone)]
-    enum Fault {
-        ContainerEnds(usize, i32),
-        AgentDies,
-        /// The agent dies between saving and acting: its next effects are lost.
-        AgentDiesBeforeActing,
-        RecordIsLost,
-        Reboot,
-        StartsFail(bool),
-        PlacesFail(bool),
-        OldEventsAgain,
-        Time(u64),
-    }
-
-    fn fault() -> impl Strategy<Value = Fault> {
-        prop_oneof![
-            4 => (0..3_usize, prop_oneof![Just(0), Just(1)]).prop_map(|(at, code)| Fault::ContainerEnds(at, code)),
-            2 => Just(Fault::AgentDies),
-            2 => Just(Fault::AgentDiesBeforeActing),
-            1 => Just(Fault::RecordIsLost),
-            1 => Just(Fault::Reboot),
-            1 => any::<bool>().prop_map(Fault::StartsFail),
-            1 => any::<bool>().prop_map(Fault::PlacesFail),
-            2 => Just(Fault::OldEventsAgain),
-            4 => (0..400_000_u64).prop_map(Fault::Time),
-        ]
-    }
-
-    /// A runtime that keeps its contract, with what it remembers.
-    struct World {
-        life: Lifecycle,
-        saved: Vec<u8>,
-        spec: EdgeDeployment,
-        now: u64,
-        boot: u32,
-        /// Everything that was ever started: `None` runs.
-        containers: BTreeMap<ContainerId, Option<Exit>>,
-        starts_fail: bool,
-        places_fail: bool,
-        lose_effects: bool,
-        told: Vec<Event>,
-        signals: usize,
-    }
-
-    impl World {
-        fn new(spec: EdgeDeployment) -> Self {
-            let life = Lifecycle::new(uid(), "process");
-            let mut world = Self {
-                life,
-                saved: vec![],
-                spec,
-                now: 1,
-                boot: 0,
-                containers: BTreeMap::new(),
-                starts_fail: false,
-                places_fail: false,
-                lose_effects: false,
-                told: vec![],
-                signals: 0,
-            };
-            world.begin();
-            world
-        }
-
-        fn begin(&mut self) {
-            self.told.clear();
-            let state = |exit: &Option<Exit>| match exit {
-                None => FoundState::Running { started_ago: Duration::ZERO },
-                Some(exit) => FoundState::Ended(exit.clone()),
-            };
-            let found = self
-                .containers
-                .iter()
-                .map(|(id, exit)| Found { id: id.clone(), image: None, handle: Handle::default(), state: state(exit) })
-                .collect();
-            self.tell(Event::Inventory { epoch: format!("boot-{}", self.boot), found });
-            self.tell(Event::Order(Order::Run(deployment(&self.spec))));
-        }
-
-        fn restart(&mut self) {
-            self.life = match self.saved.as_slice() {
-                [] => Lifecycle::new(uid(), "process"),
-                saved => Lifecycle::recover(uid(), "process", saved).unwrap(),
-            };
-            self.begin();
-        }
-
-        fn tell(&mut self, event: Event) {
-            let mut events = vec![event];
-            while !events.is_empty() {
-                let event = events.remove(0);
-                if !matches!(event, Event::Inventory { .. } | Event::Order(_)) {
-                    self.told.push(event.clone());
-                }
-                let effects = self.life.handle(DeviceTime(self.now), event);
-                self.saved = self.life.encode();
-                if std::mem::take(&mut self.lose_effects) {
-                    return self.restart();
-                }
-                for effect in effects {
-                    events.extend(self.carry_out(effect));
-                }
-            }
-        }
-
-        fn carry_out(&mut self, effect: Effect) -> Option<Event> {
-            match effect {
-                Effect::Prepare(_) if self.places_fail => {
-                    Some(Event::Prepared(Err(PlaceProblem::volumes("full".into()))))
-                }
-                Effect::Prepare(_) => Some(Event::Prepared(Ok(PodReady::default()))),
-                Effect::Start(id, _) if self.starts_fail => {
-                    Some(Event::Started(id, Err(StartProblem::NotCreated("full".into()))))
-                }
-                Effect::Start(id, _) => {
-                    let others = self.containers.iter().filter(|(other, exit)| other.name == id.name && exit.is_none());
-                    assert_eq!(others.filter(|(other, _)| **other != id).count(), 0, "{id} is started beside another");
-                    self.containers.entry(id.clone()).or_insert(None);
-                    Some(Event::Started(id, Ok(Started::default())))
-                }
-                Effect::Watch(id) => {
-                    let exit = self.containers.get(&id).cloned().unwrap_or_else(|| Some(Exit::lost("")));
-                    exit.map(|exit| Event::Ended(id, exit))
-                }
-                Effect::Signal(id, signal) => {
-                    self.signals += 1;
-                    let running = self.containers.get_mut(&id).filter(|exit| exit.is_none())?;
-                    let code = if signal == Signal::Term { 143 } else { 137 };
-                    *running = Some(exit(code));
-                    Some(Event::Ended(id, exit(code)))
-                }
-                Effect::Remove(id) => {
-                    assert!(self.containers.get(&id).is_none_or(Option::is_some), "{id} is removed while it runs");
-                    self.containers.remove(&id);
-                    None
-                }
-                Effect::RemovePod => {
-                    self.containers.clear();
-                    Some(Event::Removed(Ok(())))
-                }
-                Effect::Event(_) | Effect::Gone(_) | Effect::Forget => None,
-            }
-        }
-
-        fn suffer(&mut self, fault: Fault) {
-            match fault {
-                Fault::ContainerEnds(at, code) => {
-                    let running: Vec<ContainerId> =
-                        self.containers.iter().filter(|(_, exit)| exit.is_none()).map(|(id, _)| id.clone()).collect();
-                    if let Some(id) = running.get(at) {
-                        self.containers.insert(id.clone(), Some(exit(code)));
-                        self.tell(Event::Ended(id.clone(), exit(code)));
-                    }
-                }
-                Fault::AgentDies => self.restart(),
-                Fault::AgentDiesBeforeActing => self.lose_effects = true,
-                Fault::RecordIsLost => {
-                    self.saved.clear();
-                    self.restart();
-                }
-                Fault::Reboot => {
-                    self.boot += 1;
-                    for exit in self.containers.values_mut() {
-                        exit.get_or_insert_with(|| Exit::lost("reboot"));
-                    }
-                    self.restart();
-                }
-                Fault::StartsFail(fail) => self.starts_fail = fail,
-                Fault::PlacesFail(fail) => self.places_fail = fail,
-                Fault::OldEventsAgain => {
-                    for event in self.told.clone() {
-                        // What a runtime says of an attempt does not change.
-                        if matches!(&event, Event::Ended(..) | Event::Tick) {
-                            self.tell(event);
-                        }
-                    }
-                }
-                Fault::Time(millis) => self.pass(millis),
-            }
-        }
-
-        fn pass(&mut self, millis: u64) {
-            let until = self.now + millis;
-            while let Some(wake) = self.life.wake().filter(|wake| wake.0 <= until) {
-                self.now = self.now.max(wake.0);
-                let before = self.life.wake();
-                self.tell(Event::Tick);
-                assert!(self.life.wake() != before || self.lose_effects, "it wakes again and again for the same");
-            }
-            self.now = until;
-        }
-
-        fn restarts(&self) -> Vec<u32> {
-            let report = self.life.report(DeviceTime(self.now)).unwrap();
-            report.init_containers.iter().chain(&report.containers).map(|c| c.restart_count).collect()
-        }
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
-
-        #[test]
-        fn no_fault_stops_a_wanted_pod_and_in_the_end_it_runs(faults in prop::collection::vec(fault(), 0..60)) {
-            let spec = pod(RestartPolicy::Always, vec![container("i"), sidecar("s")], vec![container("a"), container("b")]);
-            let mut world = World::new(spec);
-            let mut counts = world.restarts();
-            for fault in faults {
-                // Then only the attempts count that the runtime knows, and one that was decided on may not be there.
-                let forgets = matches!(fault, Fault::RecordIsLost);
-                world.suffer(fault);
-                prop_assert_eq!(world.signals, 0, "a fault stops nothing");
-                let now = world.restarts();
-                prop_assert!(forgets || counts.iter().zip(&now).all(|(before, now)| before <= now), "{:?} then {:?}", counts, now);
-                counts = now;
-            }
-            // From here on everything works, and the init container does its job.
-            (world.starts_fail, world.places_fail, world.lose_effects) = (false, false, false);
-            for _ in 0..20 {
-                world.pass(700_000);
-                let init: Vec<_> = world.containers.iter().filter(|(id, e)| id.name == "i" && e.is_none()).map(|(id, _)| id.clone()).collect();
-                for id in init {
-                    world.containers.insert(id.clone(), Some(exit(0)));
-                    world.tell(Event::Ended(id, exit(0)));
-                }
-            }
-            let report = world.life.report(DeviceTime(world.now)).unwrap();
-            prop_assert!(report.containers.iter().all(|c| c.ready) && report.phase == Phase::Running, "{:#?}", report);
-            prop_assert_eq!(world.signals, 0);
-            // And what is not wanted goes.
-            world.tell(Event::Order(Order::Remove));
-            world.pass(100_000);
-            prop_assert!(world.containers.is_empty());
-        }
-
-        #[test]
-        fn a_record_survives_its_encoding(faults in prop::collection::vec(fault(), 0..30)) {
-            let mut world = World::new(pod(RestartPolicy::OnFailure, vec![], vec![container("a"), container("b")]));
-            for fault in faults {
-                world.suffer(fault);
-            }
-            let again = Lifecycle::recover(uid(), "process", &world.life.encode()).unwrap();
-            prop_assert_eq!(again.encode(), world.life.encode());
-        }
-
-        #[test]
-        fn no_bytes_are_worse_than_an_error(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            let _ = Lifecycle::recover(uid(), "process", &bytes);
-            let _ = Lifecycle::recover(uid(), "process", &[&[1], bytes.as_slice()].concat());
-        }
-    }
 }

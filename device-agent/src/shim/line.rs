@@ -9,14 +9,14 @@ use rustix::fs::{Mode, OFlags};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 
-use crate::shim::call::{self, Answer};
+use super::call::{self, Answer, EXEC, ExecCall, MAX_EXEC};
 
 /// No answer is longer.
 const MAX_ANSWER: usize = 64 * 1024;
 
 /// A call to the shim of a container.
 #[derive(Debug)]
-pub(super) struct Line {
+pub(crate) struct Line {
     socket: Arc<UnixStream>,
     /// What has come and was not looked at yet.
     heard: Vec<u8>,
@@ -26,7 +26,7 @@ pub(super) struct Line {
 
 impl Line {
     /// Calls the shim that has this directory.
-    pub(super) async fn open(dir: &Path) -> Result<Self, NoShim> {
+    pub(crate) async fn open(dir: &Path) -> Result<Self, NoShim> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = rustix::fs::open(dir, flags, Mode::empty()).map_err(|error| NoShim(error.into()))?;
         let socket = UnixStream::connect(call::address(dir.as_fd())).await.map_err(NoShim)?;
@@ -34,7 +34,7 @@ impl Line {
     }
 
     /// Says something; the descriptors go with the first byte.
-    pub(super) async fn say(&self, mut bytes: &[u8], mut fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    pub(crate) async fn say(&self, mut bytes: &[u8], mut fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         while !bytes.is_empty() {
             self.socket.writable().await?;
             match self.socket.try_io(Interest::WRITABLE, || call::send(&*self.socket, bytes, fds)) {
@@ -46,13 +46,26 @@ impl Line {
         Ok(())
     }
 
+    /// Asks for a command; the descriptors are its streams. The first answer says whether it runs.
+    pub(crate) async fn exec(&mut self, call: &ExecCall, streams: &[OwnedFd]) -> io::Result<Option<Answer>> {
+        let mut bytes = Vec::new();
+        ciborium::into_writer(call, &mut bytes).map_err(io::Error::other)?;
+        let length = u32::try_from(bytes.len()).ok().filter(|length| *length <= MAX_EXEC);
+        let length = length.ok_or_else(|| io::Error::other(format!("it is longer than {MAX_EXEC} bytes")))?;
+        let fds: Vec<BorrowedFd<'_>> = streams.iter().map(AsFd::as_fd).collect();
+        self.say(&[EXEC, 0], &[]).await?;
+        self.say(&length.to_le_bytes(), &fds).await?;
+        self.say(&bytes, &[]).await?;
+        self.answer().await
+    }
+
     /// Somebody else who may say something in this call.
-    pub(super) fn speaker(&self) -> Speaker {
+    pub(crate) fn speaker(&self) -> Speaker {
         Speaker(self.socket.clone())
     }
 
     /// The next answer; `None`: there is nobody any more. Cancel-safe: what has come is kept.
-    pub(super) async fn answer(&mut self) -> io::Result<Option<Answer>> {
+    pub(crate) async fn answer(&mut self) -> io::Result<Option<Answer>> {
         loop {
             if let Some(end) = self.heard.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.heard.drain(..=end).collect();
@@ -74,22 +87,22 @@ impl Line {
     }
 
     /// The descriptor that came with an answer.
-    pub(super) fn take_fd(&mut self) -> Option<OwnedFd> {
+    pub(crate) fn take_fd(&mut self) -> Option<OwnedFd> {
         self.fds.pop()
     }
 }
 
 /// Says something in a call.
 #[derive(Debug)]
-pub(super) struct Speaker(Arc<UnixStream>);
+pub(crate) struct Speaker(Arc<UnixStream>);
 
 impl Speaker {
     /// Says one byte if that can be done at once, which it can unless the shim is dead.
-    pub(super) fn mention(&self, byte: u8) {
+    pub(crate) fn mention(&self, byte: u8) {
         let _ = self.0.try_write(&[byte]);
     }
 }
 
 /// The shim does not take the call.
 #[derive(Debug)]
-pub(super) struct NoShim(pub(super) io::Error);
+pub(crate) struct NoShim(pub(crate) io::Error);
