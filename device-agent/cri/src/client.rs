@@ -124,6 +124,13 @@ impl Client {
         answer.status.ok_or_else(|| empty("PodSandboxStatus"))
     }
 
+    /// What the engine knows of a sandbox, in words of its own.
+    pub async fn pod_sandbox_info(&self, id: &str) -> Result<Labels, CallError> {
+        let request = PodSandboxStatusRequest { pod_sandbox_id: id.to_owned(), verbose: true };
+        let answer: PodSandboxStatusResponse = self.call(RUNTIME, "PodSandboxStatus", request, QUICK).await?;
+        Ok(answer.info)
+    }
+
     /// The sandboxes that have all these labels.
     pub async fn list_pod_sandboxes(&self, labels: Labels) -> Result<Vec<PodSandbox>, CallError> {
         let filter = PodSandboxFilter { label_selector: labels };
@@ -189,6 +196,18 @@ impl Client {
     pub async fn reopen_container_log(&self, id: &str) -> Result<(), CallError> {
         let request = ContainerId { container_id: id.to_owned() };
         self.call::<_, Empty>(RUNTIME, "ReopenContainerLog", request, QUICK).await.map(drop)
+    }
+
+    /// Where a command's streams can be had. The command is started by whoever takes them.
+    pub async fn exec(&self, request: ExecRequest) -> Result<String, CallError> {
+        let answer: StreamingResponse = self.call(RUNTIME, "Exec", request, QUICK).await?;
+        Ok(answer.url)
+    }
+
+    /// Where the streams of a container's own program can be had.
+    pub async fn attach(&self, request: AttachRequest) -> Result<String, CallError> {
+        let answer: StreamingResponse = self.call(RUNTIME, "Attach", request, QUICK).await?;
+        Ok(answer.url)
     }
 
     /// The images on the device.

@@ -44,10 +44,13 @@ mod found;
 mod image;
 mod image_store;
 mod labels;
+mod network;
 mod place;
 mod rotate;
 mod sandbox;
 mod start;
+
+pub(crate) use self::network::Network;
 
 /// How the runtime is set up.
 #[derive(Debug, Clone)]
@@ -139,6 +142,11 @@ impl Cri {
     /// The engine for people, `<name>://<version>`.
     pub fn version(&self) -> &str {
         &self.0.version
+    }
+
+    /// The engine.
+    pub(crate) fn client(&self) -> &Client {
+        &self.0.client
     }
 
     /// Runs `work` on a thread that may block.

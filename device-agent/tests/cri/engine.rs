@@ -211,7 +211,7 @@ state = "{dir}/state"
     }
 
     /// The first processes of all containers, with their command lines.
-    fn processes(&self) -> Vec<(String, i32)> {
+    pub(crate) fn processes(&self) -> Vec<(String, i32)> {
         let mut all = Vec::new();
         for shim in self.shims() {
             let children = std::fs::read_to_string(format!("/proc/{shim}/task/{shim}/children")).unwrap_or_default();
@@ -221,6 +221,32 @@ state = "{dir}/state"
             }
         }
         all
+    }
+
+    /// The command lines of everything in any container, a space after each word.
+    pub(crate) fn everybody(&self) -> Vec<String> {
+        let (mut found, mut waiting) = (Vec::new(), self.shims());
+        while let Some(pid) = waiting.pop() {
+            let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+            for pid in children.split_whitespace() {
+                let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+                found.push(String::from_utf8_lossy(&line).replace('\0', " "));
+                waiting.push(pid.parse().unwrap());
+            }
+        }
+        found
+    }
+
+    /// How many files the engine has open.
+    pub(crate) fn open_files(&self) -> usize {
+        let pid = self.process.as_ref().unwrap().id();
+        std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
+    }
+
+    /// How many pipes of commands and containers the engine has on the disk.
+    pub(crate) fn fifos(&self) -> usize {
+        let all = Command::new("find").arg(self.dir.path().join("state")).args(["-type", "p"]).output().unwrap();
+        String::from_utf8_lossy(&all.stdout).lines().count()
     }
 
     /// Every process whose command line has this engine's directory: shims.

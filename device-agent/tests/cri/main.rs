@@ -5,9 +5,12 @@
 
 #![expect(clippy::disallowed_methods, reason = "a test of a real engine needs real time")]
 mod adoption;
+mod attach;
 mod care;
 mod engine;
+mod exec;
 mod logs;
 mod pods;
+mod ports;
 mod trouble;
 mod world;

@@ -16,6 +16,7 @@ use hawser_wire::deployment::{
 use hawser_wire::report::{
     ContainerReport, ContainerState, DeviceEvent, Phase, ReportItem, Terminated, WorkloadReport,
 };
+use hawser_wire::stream::StreamRefusal;
 use hawser_wire::{ContentHash, DeviceTime, PodUid, Version};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -50,6 +51,11 @@ pub(crate) fn shell(script: &str) -> Container {
         confinement: None,
         care: None,
     }
+}
+
+/// A pod that is not asked for long whether it would please end.
+pub(crate) fn hasty(pod: EdgeDeployment) -> EdgeDeployment {
+    EdgeDeployment { grace_seconds: 1, ..pod }
 }
 
 pub(crate) fn pod(name: &str, policy: RestartPolicy, container: Container) -> EdgeDeployment {
@@ -95,7 +101,7 @@ pub(crate) struct Device {
 }
 
 struct Agent {
-    runtime: Cri,
+    verbs: EngineVerbs,
     desired: watch::Sender<Arc<DesiredSet>>,
     reports: mpsc::Receiver<ReportItem>,
     stop: CancellationToken,
@@ -132,8 +138,9 @@ impl Device {
         let facts = HostFacts { addresses: vec!["192.0.2.7".into()], ..HostFacts::default() };
         let (host, host_receiver) = watch::channel(Arc::new(facts));
         let stop = CancellationToken::new();
+        let verbs = runtime.service(Sight { desired: desired.subscribe(), clock: clock() });
         let task = Workloads::start(Parts {
-            runtime: Arc::new(runtime.clone()),
+            runtime: Arc::new(runtime),
             desired: desired_receiver,
             recovered: self.store.recovered(),
             store: self.store.clone(),
@@ -144,7 +151,7 @@ impl Device {
             evictions: watch::channel(None).1,
             stop: stop.clone(),
         });
-        self.agent = Some(Agent { runtime, desired, reports: receiver, stop, task, _others: (resync, host) });
+        self.agent = Some(Agent { verbs, desired, reports: receiver, stop, task, _others: (resync, host) });
     }
 
     /// The agent dies between two steps, as by `kill -9`: nothing is awaited, nothing said.
@@ -165,8 +172,7 @@ impl Device {
 
     /// What streams talk to on this device. The agent has to be running.
     pub(crate) fn verbs(&self) -> EngineVerbs {
-        let agent = self.agent.as_ref().unwrap();
-        agent.runtime.service(Sight { desired: agent.desired.subscribe(), clock: clock() })
+        self.agent.as_ref().unwrap().verbs.clone()
     }
 
     fn set(&self) -> Arc<DesiredSet> {
@@ -292,6 +298,19 @@ impl Drop for Device {
     fn drop(&mut self) {
         if let Some(agent) = &self.agent {
             agent.stop.cancel();
+        }
+    }
+}
+
+/// What becomes of a verb when an engine that was just started has come up.
+pub(crate) async fn when_up<T>(ask: impl AsyncFn() -> Result<T, StreamRefusal>) -> Result<T, StreamRefusal> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match ask().await {
+            Err(refused) if refused.message.contains("not initialized") && Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            told => return told,
         }
     }
 }

@@ -173,12 +173,26 @@ pub struct PodSandbox {
     pub labels: Labels,
 }
 
+/// How is a sandbox?
+#[derive(Clone, PartialEq, Message)]
+pub struct PodSandboxStatusRequest {
+    /// Which one.
+    #[prost(string, tag = "1")]
+    pub pod_sandbox_id: String,
+    /// Whether the engine is to say more, in words of its own.
+    #[prost(bool, tag = "2")]
+    pub verbose: bool,
+}
+
 /// How a sandbox is.
 #[derive(Clone, PartialEq, Message)]
 pub struct PodSandboxStatusResponse {
     /// How it is.
     #[prost(message, optional, tag = "1")]
     pub status: Option<PodSandboxStatus>,
+    /// What the engine says besides.
+    #[prost(map = "string, string", tag = "2")]
+    pub info: Labels,
 }
 
 /// How a sandbox is.
