@@ -11,8 +11,9 @@
 //!
 //! What holds it together:
 //!
-//! - A pod is stopped only because an accepted desired set says so, or because its own spec does. Never because
-//!   something failed: a full disk, a corrupt record, a missing blob leave running containers alone.
+//! - A pod is stopped only because an accepted desired set says so, because its own spec does, or because the device is
+//!   short of what this pod takes ([`Eviction`]). Never because something failed: a full disk, a corrupt record, a missing blob
+//!   leave running containers alone.
 //! - When the agent stops or dies, containers go on. At the next start each is found again by its deterministic id
 //!   (pod, container, attempt), so it keeps its process, its restart count and its exact exit code.
 //! - The number of an attempt is durable before the attempt is made, and a runtime starts an attempt at most once.

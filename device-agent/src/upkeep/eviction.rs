@@ -2,6 +2,9 @@
 //!
 //! A kubelet's rules and words: one pod at a time; first those that use more than they asked for, then those of the least
 //! priority, then the one that is furthest beyond what it asked for. What the cluster itself stands on never goes.
+//!
+//! Unlike a kubelet it only takes pods whose end would help: a disk that something else has filled is no reason to stop what
+//! a device is there for.
 
 use std::cmp::Reverse;
 use std::fmt;
@@ -85,7 +88,10 @@ impl Candidate {
     }
 }
 
-/// The pod that goes, and why, in words; `None`: none may.
+/// A pod has to give back at least this part of what is lacking.
+const WORTH_IT: u64 = 10;
+
+/// The pod that goes, and why, in words; `None`: none may, or none would help.
 pub(super) fn choose(shortage: Shortage, candidates: &[Candidate]) -> Option<(PodUid, String)> {
     let of = shortage.of;
     let rank = |pod: &&Candidate| {
@@ -95,7 +101,9 @@ pub(super) fn choose(shortage: Shortage, candidates: &[Candidate]) -> Option<(Po
         let beyond = i128::from(used) - i128::from(requested);
         (Reverse(exceeds), pod.priority, Reverse(beyond))
     };
-    let chosen = candidates.iter().filter(|pod| pod.priority < CRITICAL).min_by_key(rank)?;
+    let lacking = shortage.threshold.saturating_sub(shortage.available);
+    let helps = |pod: &&Candidate| pod.used(of) > 0 && pod.used(of) >= lacking / WORTH_IT;
+    let chosen = candidates.iter().filter(|pod| pod.priority < CRITICAL).filter(helps).min_by_key(rank)?;
     Some((chosen.uid.clone(), message(shortage, chosen)))
 }
 
@@ -228,6 +236,15 @@ mod tests {
     }
 
     #[test]
+    fn nobody_goes_whose_end_would_not_help() {
+        let shortage = Shortage { of: Short::Memory, threshold: 1_000, available: 0 };
+        let gives = |used| choose(shortage, &[pod("a", 0, used, 0)]).is_some();
+        assert_eq!([gives(0), gives(99), gives(100)], [false, false, true]);
+        let two = [pod("first-in-rank", -9, 99, 0), pod("helps", 7, 200, 300)];
+        assert_eq!(choose(shortage, &two).map(|(uid, _)| uid.to_string()).as_deref(), Some("helps"));
+    }
+
+    #[test]
     fn volumes_count_for_the_disk_and_processes_are_never_asked_for() {
         let disk = |name: &str, storage| Candidate {
             volumes: Amounts { storage, inodes: 100 - storage, ..Amounts::default() },
@@ -241,7 +258,7 @@ mod tests {
             pod.containers[0].used.processes = processes;
             pod
         };
-        let pods = [processes("bomb", 1, 4_000), processes("quiet", 1, 2), processes("idle", 9, 0)];
+        let pods = [processes("bomb", 1, 4_000), processes("quiet", 1, 2), processes("idle", 9, 1)];
         assert_eq!(chosen(Short::Processes, &pods).as_deref(), Some("bomb"));
     }
 

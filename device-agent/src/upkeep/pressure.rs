@@ -20,7 +20,7 @@ use crate::streams::service::Service;
 use crate::workloads::Eviction;
 
 /// How often the limits of pods on the disk are checked.
-const CHECK_LIMITS: Duration = Duration::from_secs(60);
+const CHECK_LIMITS: Duration = Duration::from_secs(30);
 /// How long an evicted pod may take until the next one is chosen all the same.
 const PATIENCE: Duration = Duration::from_secs(30);
 

@@ -7,7 +7,7 @@ use hawser_e2e::recipes;
 use hawser_e2e::wait::{SOON, never};
 use hawser_e2e::world::World;
 use hawser_lab::table::pod_is_ready;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, VolumeMount};
 use kube::api::{DeleteParams, PostParams};
 use serde_json::json;
 
@@ -195,5 +195,32 @@ async fn a_pod_for_devices_is_not_evicted_because_its_device_is_away() -> Result
             tolerations.iter().filter(|t| t.key.as_deref() == Some(key)).map(|t| t.toleration_seconds).collect();
         assert_eq!(limits, [None], "{key} in {tolerations:#?}");
     }
+    world.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_takes_more_of_the_disk_than_it_may_is_evicted() -> Result<()> {
+    let world = World::start("evicted", 1).await?;
+    let script = "dd if=/dev/zero of=scratch/big bs=1024 count=3072 2>/dev/null; exec sleep 1000";
+    let mut spec = recipes::pod_with(
+        "greedy",
+        world.device(0),
+        script,
+        json!({ "volumes": [{ "name": "scratch", "emptyDir": { "sizeLimit": "1Mi" } }] }),
+    );
+    let mount = VolumeMount { name: "scratch".into(), mount_path: "/scratch".into(), ..VolumeMount::default() };
+    spec.spec.as_mut().expect("a pod has a spec").containers[0].volume_mounts = Some(vec![mount]);
+    let greedy = world.create_pod(&spec).await?;
+    let modest = world.create_pod(&recipes::pod("modest", world.device(0), "exec sleep 1000")).await?;
+    let evicted = world
+        .pod_until(&greedy, "evicted", |pod| pod.status.as_ref().is_some_and(|s| s.phase.as_deref() == Some("Failed")))
+        .await?;
+    let status = evicted.status.unwrap_or_default();
+    assert_eq!(status.reason.as_deref(), Some("Evicted"));
+    assert_eq!(status.message.as_deref(), Some("Usage of EmptyDir volume \"scratch\" exceeds the limit \"1Mi\". "));
+    let target = status.conditions.iter().flatten().find(|c| c.type_ == "DisruptionTarget").expect("a disruption");
+    assert_eq!((target.status.as_str(), target.reason.as_deref()), ("True", Some("TerminationByKubelet")));
+    world.event("greedy", "Evicted").await?;
+    world.pod_ready(&modest).await?;
     world.end().await
 }

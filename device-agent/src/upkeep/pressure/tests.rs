@@ -138,13 +138,19 @@ async fn one_pod_goes_at_a_time_and_the_next_when_it_has_gone() {
 async fn images_go_before_pods_when_the_disk_is_full() {
     let mut device = Device::new(|_| {});
     device.told.running(&[("a", 1)]);
-    let big = DiskUse { volumes: [("v".to_owned(), Space { bytes: 9 * MIB, inodes: 3 })].into(), ..DiskUse::default() };
-    device.runtime.set_disk_use(&PodUid::new("c").unwrap(), big);
+    let takes = |mebibytes: u64| {
+        let space = Space { bytes: mebibytes * MIB, inodes: 3 };
+        DiskUse { volumes: [("v".to_owned(), space)].into(), ..DiskUse::default() }
+    };
+    for (name, mebibytes) in [("a", 6), ("b", 1), ("c", 9)] {
+        device.runtime.set_disk_use(&PodUid::new(name).unwrap(), takes(mebibytes));
+    }
     assert_eq!(device.measured(&[STORAGE]).await, None);
     tokio::time::timeout(Duration::from_secs(1), device.room.notified()).await.expect("room was asked for");
     // `c` runs nothing in this moment, and it is its volume that takes the room.
     assert_eq!(of(&device.measured(&[STORAGE]).await), Some("c"));
     assert_eq!(of(&device.measured(&[STORAGE]).await), Some("a"), "what is left of the first gives nothing back");
+    assert_eq!(device.measured(&[STORAGE]).await, None, "the last one has too little to be worth it");
     device.stop.cancel();
 }
 
