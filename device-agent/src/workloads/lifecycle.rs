@@ -12,7 +12,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hawser_wire::deployment::{Care, Container as Described, EdgeDeployment, RestartPolicy};
+use hawser_wire::deployment::{Care, Container as Described, EdgeDeployment, RestartAction, RestartPolicy};
 use hawser_wire::report::{DeviceEvent, Gone, WorkloadReport};
 use hawser_wire::{DeviceTime, PodUid};
 
@@ -34,6 +34,7 @@ mod hook;
 mod orders;
 mod prober;
 mod record;
+mod restart;
 mod status;
 mod stop;
 #[cfg(test)]

@@ -39,7 +39,7 @@ pub(crate) enum Allowed {
 
 mod care;
 
-use self::care::{LIFECYCLE, PROBE};
+use self::care::{LIFECYCLE, PROBE, RESTART_RULE};
 use Allowed::{Bool, Name, Text, Type};
 use Verdict::{Mapped, Names, Only, Refused, Table, Unconcerned};
 
@@ -76,7 +76,7 @@ pub(crate) const POD_SPEC: &[(&str, Verdict)] = &[
     ("hostname", Mapped),
     ("hostnameOverride", Refused("a device does not rename the host of a workload in this way yet")),
     ("imagePullSecrets", Mapped),
-    ("initContainers", Table(INIT_CONTAINER)),
+    ("initContainers", Table(CONTAINER)),
     ("nodeName", Mapped),
     ("nodeSelector", SCHEDULER),
     ("os", Only(&[Name("linux")], "a device runs Linux")),
@@ -118,8 +118,8 @@ pub(crate) const CONTAINER: &[(&str, Verdict)] = &[
     ("readinessProbe", Table(PROBE)),
     ("resizePolicy", Unconcerned("it says how a resize would go, and asks for none")),
     ("resources", Table(RESOURCES)),
-    ("restartPolicy", Refused("a device knows restart policies of whole pods only")),
-    ("restartPolicyRules", Refused("a device knows restart policies of whole pods only")),
+    ("restartPolicy", Mapped),
+    ("restartPolicyRules", Table(RESTART_RULE)),
     ("securityContext", Table(SECURITY)),
     ("startupProbe", Table(PROBE)),
     ("stdin", Mapped),
@@ -131,21 +131,6 @@ pub(crate) const CONTAINER: &[(&str, Verdict)] = &[
     ("volumeMounts", Table(MOUNT)),
     ("workingDir", Mapped),
 ];
-
-/// As [`CONTAINER`], except that an init container may be restartable (a sidecar).
-pub(crate) const INIT_CONTAINER: &[(&str, Verdict)] = &{
-    let mut table = [("", Mapped); CONTAINER.len()];
-    let mut at = 0;
-    while at < table.len() {
-        table[at] = CONTAINER[at];
-        if matches!(table[at].0.as_bytes(), b"restartPolicy") {
-            table[at].1 =
-                Only(&[Text("Always")], "an init container runs once, or with restartPolicy Always as a sidecar");
-        }
-        at += 1;
-    }
-    table
-};
 
 pub(crate) const ENV: &[(&str, Verdict)] = &[("name", Mapped), ("value", Mapped), ("valueFrom", Table(ENV_SOURCE))];
 
@@ -406,7 +391,6 @@ mod tests {
     fn every_field_of_the_api_stands_in_a_table() {
         covers::<v1::PodSpec>(POD_SPEC);
         covers::<v1::Container>(CONTAINER);
-        covers::<v1::Container>(INIT_CONTAINER);
         covers::<v1::EnvVar>(ENV);
         covers::<v1::EnvVarSource>(ENV_SOURCE);
         covers::<v1::ContainerPort>(PORT);
@@ -423,6 +407,8 @@ mod tests {
         covers::<v1::HTTPHeader>(care::HTTP_HEADER);
         covers::<v1::TCPSocketAction>(care::TCP_SOCKET);
         covers::<v1::SleepAction>(care::SLEEP);
+        covers::<v1::ContainerRestartRule>(RESTART_RULE);
+        covers::<v1::ContainerRestartRuleOnExitCodes>(care::EXIT_CODES);
         covers::<v1::VolumeMount>(MOUNT);
         covers::<v1::Volume>(VOLUME);
         covers::<v1::EmptyDirVolumeSource>(EMPTY_DIR);
@@ -471,13 +457,7 @@ mod tests {
                 json!({"containers": [{"lifecycle": {"stopSignal": "SIGUSR1"}}]}),
                 "spec.containers[0].lifecycle.stopSignal".to_owned(),
             ),
-            container("restartPolicy", json!("Never")),
-            container("restartPolicyRules", json!([{}])),
             container("volumeDevices", json!([{}])),
-            (
-                json!({"initContainers": [{"restartPolicy": "OnFailure"}]}),
-                "spec.initContainers[0].restartPolicy".to_owned(),
-            ),
             (
                 json!({"containers": [{"env": [{"valueFrom": {"fileKeyRef": {}}}]}]}),
                 "spec.containers[0].env[0].valueFrom.fileKeyRef".to_owned(),

@@ -43,7 +43,7 @@ impl Lifecycle {
             self.drive_stop(now, at, true, out);
         }
         self.record.containers.retain(|c| c.role != Role::Stray || c.is_alive());
-        if matches!(self.place, Place::Made { .. }) {
+        if !self.restart_all(now, out) && matches!(self.place, Place::Made { .. }) {
             self.run_in_order(now, &spec, out);
         }
         self.announce_back_off(out);

@@ -109,7 +109,7 @@ impl Lifecycle {
             let word = kind.to_string().to_lowercase();
             let policy = self.record.policy;
             let container = &mut self.record.containers[at];
-            container.revive = container.role == Role::Sidecar || policy != Policy::Never;
+            container.revive = container.survives_a_probe(policy);
             let then = if container.revive { ", will be restarted" } else { "" };
             let message = format!("Container {} failed {word} probe{then}", container.name);
             self.stop(now, at, now + grace, &message, out);

@@ -66,11 +66,7 @@ impl Lifecycle {
         record.namespace.clone_from(&spec.namespace);
         record.name.clone_from(&spec.name);
         record.grace_seconds = spec.grace_seconds;
-        record.policy = match spec.restart_policy {
-            RestartPolicy::Always => Policy::Always,
-            RestartPolicy::OnFailure => Policy::OnFailure,
-            RestartPolicy::Never => Policy::Never,
-        };
+        record.policy = spec.restart_policy.into();
         record.taken_at.get_or_insert(now);
         self.describe_containers(&spec);
         if std::mem::take(&mut self.roles_guessed) {
@@ -98,6 +94,7 @@ impl Lifecycle {
                 None => Container::new(&described.name, role),
             };
             container.role = role;
+            container.describe_restart(described.care.as_ref());
             if container.is_alive() {
                 container.health.get_or_insert(Health::first(described.care.as_ref()));
             }

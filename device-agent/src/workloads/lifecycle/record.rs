@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::prober::{ProbeKind, Prober};
+use super::restart::Rule;
 use crate::runtime::{Exit, ExitCause, Handle};
 
 /// The first byte of an encoded record. A later version that cannot be read by this one has another.
@@ -28,6 +29,8 @@ pub(super) struct Record {
     pub(super) taken_at: Option<u64>,
     /// All init containers have done their work in this epoch.
     pub(super) initialised: bool,
+    /// A container ended in a way that means that all are started again, and not all have ended yet.
+    pub(super) restarting_all: bool,
     /// The pod has ended for good.
     pub(super) outcome: Option<Outcome>,
     /// When what still runs of a stopping or ended pod is killed.
@@ -91,9 +94,15 @@ pub(super) struct Container {
     /// How it was said to be last; `None`: nobody has asked about this attempt.
     #[serde(default)]
     pub(super) health: Option<Health>,
-    /// A probe ended it, so it is started again even if it ended well.
+    /// It was ended, or has to begin again, so it is started again even if it ended well.
     #[serde(default)]
     pub(super) revive: bool,
+    /// Its own restart policy; `None`: the pod's.
+    #[serde(default)]
+    pub(super) own_policy: Option<Policy>,
+    /// Exit codes for which no policy counts.
+    #[serde(default)]
+    pub(super) rules: Vec<Rule>,
     /// What of its description does not hold here, as it was told last.
     #[serde(default)]
     pub(super) not_enforced: Vec<String>,
@@ -218,6 +227,8 @@ impl Container {
             afresh: false,
             health: None,
             revive: false,
+            own_policy: None,
+            rules: Vec::new(),
             not_enforced: Vec::new(),
             activity: Activity::Idle,
             create_delay: 0,
@@ -235,23 +246,7 @@ impl Container {
 
     /// Whether it ended well, for good as far as its policy is concerned.
     pub(super) fn succeeded(&self) -> bool {
-        !self.is_alive() && !self.afresh && self.exit.as_ref().is_some_and(|exit| exit.code == 0)
-    }
-
-    /// Whether it is started again after the end it had, and may be started if it had none.
-    pub(super) fn wants_start(&self, policy: Policy) -> bool {
-        let Some(exit) = &self.exit else { return self.role != Role::Stray };
-        match self.role {
-            Role::Stray => false,
-            _ if self.afresh || self.revive => true,
-            Role::Sidecar => true,
-            Role::Init => exit.code != 0 && policy != Policy::Never,
-            Role::Main => match policy {
-                Policy::Always => true,
-                Policy::OnFailure => exit.code != 0,
-                Policy::Never => false,
-            },
-        }
+        !self.is_alive() && !self.afresh && !self.revive && self.exit.as_ref().is_some_and(|exit| exit.code == 0)
     }
 
     /// The newest attempt has ended.

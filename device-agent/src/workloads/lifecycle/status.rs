@@ -3,7 +3,7 @@
 use hawser_wire::report::{ContainerReport, ContainerState, Phase, Running, Terminated, Waiting, WorkloadReport};
 use hawser_wire::{ContentHash, DeviceTime};
 
-use super::record::{Activity, Container, Ended, Policy, Role};
+use super::record::{Activity, Container, Ended, Role};
 use super::{Lifecycle, Place};
 use crate::runtime::ExitCause;
 
@@ -63,12 +63,11 @@ impl Lifecycle {
             return Phase::Pending;
         }
         let runs = record.containers.iter().any(Container::is_running);
-        match record.policy {
-            _ if runs => Phase::Running,
-            Policy::Always => Phase::Running,
-            _ if all_succeeded => Phase::Succeeded,
-            Policy::OnFailure => Phase::Running,
-            Policy::Never => Phase::Failed,
+        let starts_again = |c: &Container| c.wants_start(record.policy);
+        match () {
+            () if runs || mains().any(starts_again) => Phase::Running,
+            () if all_succeeded => Phase::Succeeded,
+            () => Phase::Failed,
         }
     }
 

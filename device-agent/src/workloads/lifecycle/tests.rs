@@ -12,6 +12,7 @@ use crate::runtime::Handle;
 mod care;
 mod faults;
 mod images;
+mod restart;
 
 pub(super) fn deployment(spec: &EdgeDeployment) -> Deployment {
     Deployment { hash: ContentHash::of(&hawser_wire::encode(spec)), spec: Arc::new(spec.clone()) }

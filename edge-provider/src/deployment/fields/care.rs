@@ -1,4 +1,4 @@
-//! The fields of probes and hooks.
+//! The fields of probes, hooks and restart rules.
 
 use super::Verdict::{self, Mapped, Refused, Table};
 
@@ -36,3 +36,7 @@ pub(crate) const HTTP_HEADER: &[(&str, Verdict)] = &[("name", Mapped), ("value",
 pub(crate) const TCP_SOCKET: &[(&str, Verdict)] = &[("host", Mapped), ("port", Mapped)];
 
 pub(crate) const SLEEP: &[(&str, Verdict)] = &[("seconds", Mapped)];
+
+pub(crate) const RESTART_RULE: &[(&str, Verdict)] = &[("action", Mapped), ("exitCodes", Table(EXIT_CODES))];
+
+pub(crate) const EXIT_CODES: &[(&str, Verdict)] = &[("operator", Mapped), ("values", Mapped)];
