@@ -331,6 +331,17 @@ pub struct VolumeFile {
 pub struct PodReady {
     /// The pod's own addresses; `None`: it shares the device's.
     pub addresses: Option<Vec<String>>,
+    /// What is worth telling about a place that was made just now.
+    pub told: Vec<Told>,
+}
+
+/// Something about a pod that its owner should know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    /// A CamelCase word.
+    pub reason: String,
+    /// A sentence.
+    pub message: String,
 }
 
 /// Why [`Runtime::prepare`] failed.
@@ -435,7 +446,7 @@ pub struct Started {
 pub enum StartError {
     /// There is no container; try again later.
     #[error("{0}")]
-    NotCreated(RuntimeError),
+    NotCreated(#[from] RuntimeError),
     /// There is no container, because what it is to be does not fit what is on the device; try again later.
     #[error("{0}")]
     Config(String),

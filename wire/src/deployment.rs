@@ -10,10 +10,12 @@ use crate::ids::PodUid;
 
 mod care;
 mod container;
+mod engine;
 mod volume;
 
 pub use self::care::*;
 pub use self::container::*;
+pub use self::engine::*;
 pub use self::volume::*;
 
 /// One pod for one device.
@@ -68,71 +70,6 @@ pub struct EdgeDeployment {
     pub priority: Option<i32>,
 }
 
-/// What only a container engine can give a pod.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode, CborLen)]
-pub struct Engine {
-    /// Who asks registries for the pod's images.
-    #[n(0)]
-    #[cbor(default)]
-    pub logins: Vec<RegistryLogin>,
-    /// Ports of the device that lead to the pod.
-    #[n(1)]
-    #[cbor(default)]
-    pub host_ports: Vec<HostPort>,
-}
-
-/// Who asks a registry.
-#[derive(Clone, PartialEq, Eq, Encode, Decode, CborLen)]
-pub struct RegistryLogin {
-    /// The registry as the pull secret names it: a host with or without scheme, port and path; `*` in a host's part.
-    #[n(0)]
-    pub registry: String,
-    /// The user.
-    #[n(1)]
-    pub username: String,
-    /// The password.
-    #[n(2)]
-    pub password: String,
-}
-
-impl core::fmt::Debug for RegistryLogin {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("RegistryLogin").field("registry", &self.registry).finish_non_exhaustive()
-    }
-}
-
-/// A port of the device that leads to the pod.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, CborLen)]
-pub struct HostPort {
-    /// The device's port.
-    #[n(0)]
-    pub host: u16,
-    /// The pod's port.
-    #[n(1)]
-    pub pod: u16,
-    /// The protocol.
-    #[n(2)]
-    pub protocol: Protocol,
-    /// The device's address; `None`: all of them.
-    #[n(3)]
-    pub address: Option<String>,
-}
-
-/// A protocol with ports.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, CborLen)]
-#[cbor(index_only)]
-pub enum Protocol {
-    /// TCP.
-    #[n(0)]
-    Tcp,
-    /// UDP.
-    #[n(1)]
-    Udp,
-    /// SCTP.
-    #[n(2)]
-    Sctp,
-}
-
 /// Whether containers that end are started again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, CborLen)]
 #[cbor(index_only)]
@@ -155,7 +92,7 @@ impl EdgeDeployment {
             .iter()
             .filter_map(|volume| match &volume.source {
                 VolumeSource::Files(files) => Some(files.entries.iter()),
-                VolumeSource::EmptyDir(_) => None,
+                VolumeSource::EmptyDir(_) | VolumeSource::HostPath(_) => None,
             })
             .flatten()
             .filter_map(|file| match &file.content {

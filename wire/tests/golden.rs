@@ -117,6 +117,8 @@ fn container(pull_policy: PullPolicy) -> Container {
             read_only: true,
             sub_path: Some("sub".into()),
             sub_path_expr: true,
+            propagation: None,
+            read_only_below: None,
         }],
         resources: Resources {
             cpu_request_millis: Some(100),
@@ -338,6 +340,7 @@ fn deployments(book: &mut Book) {
             port(Protocol::Udp, Some("192.0.2.1".into())),
             port(Protocol::Sctp, None),
         ],
+        asks: vec![],
     });
     engine.containers[0].confinement = Some(Confinement {
         privileged: true,
@@ -346,6 +349,7 @@ fn deployments(book: &mut Book) {
         add_capabilities: vec!["NET_ADMIN".into()],
         drop_capabilities: vec!["ALL".into()],
         seccomp: true,
+        asks: vec![],
     });
     book.add("EdgeDeployment/Engine", engine);
     let mut pressed = deployment(RestartPolicy::Always, PullPolicy::Always);
@@ -353,6 +357,73 @@ fn deployments(book: &mut Book) {
     pressed.containers[0].resources.storage_request_bytes = Some(1 << 20);
     pressed.containers[0].resources.storage_limit_bytes = Some(1 << 21);
     book.add("EdgeDeployment/Pressure", pressed);
+    book.add("EdgeDeployment/Asks", asks());
+    for kind in [
+        HostPathKind::Any,
+        HostPathKind::Directory,
+        HostPathKind::DirectoryOrCreate,
+        HostPathKind::File,
+        HostPathKind::FileOrCreate,
+        HostPathKind::Socket,
+        HostPathKind::CharDevice,
+        HostPathKind::BlockDevice,
+    ] {
+        let path = HostPath { path: "/dev/i2c-1".into(), kind, of_group: false };
+        book.add(&format!("VolumeSource::HostPath/{kind:?}"), VolumeSource::HostPath(path));
+    }
+}
+
+/// A pod that asks for all there is.
+fn asks() -> EdgeDeployment {
+    let mut pod = deployment(RestartPolicy::Always, PullPolicy::Always);
+    let dns = |base| {
+        Ask::Dns(Dns {
+            base,
+            servers: vec!["192.0.2.53".into()],
+            searches: vec!["example.org".into()],
+            options: vec!["ndots:2".into()],
+        })
+    };
+    let asks = vec![
+        Ask::HostProcesses,
+        Ask::HostIpc,
+        Ask::SharedProcesses,
+        Ask::Sysctl { name: "kernel.shm_rmid_forced".into(), value: "1".into() },
+        Ask::Handler("crun".into()),
+        Ask::HostAlias { address: "192.0.2.7".into(), names: vec!["a".into(), "b".into()] },
+        dns(DnsBase::Device),
+        dns(DnsBase::Cluster),
+        dns(DnsBase::Nothing),
+        Ask::Subdomain("sub".into()),
+        Ask::HostnameIsWhole,
+        Ask::StrictGroups,
+    ];
+    pod.engine = Some(Engine { asks, ..Engine::default() });
+    pod.containers[0].confinement = Some(Confinement {
+        asks: vec![
+            ConfinementAsk::SeccompFile("profiles/audit.json".into()),
+            ConfinementAsk::AppArmor(AppArmor::Engine),
+            ConfinementAsk::AppArmor(AppArmor::None),
+            ConfinementAsk::AppArmor(AppArmor::Loaded("strict".into())),
+        ],
+        ..Confinement::default()
+    });
+    let mount = |propagation, read_only_below| Mount {
+        volume: "v".into(),
+        path: "/v".into(),
+        read_only: true,
+        sub_path: None,
+        sub_path_expr: false,
+        propagation,
+        read_only_below,
+    };
+    pod.containers[0].mounts = vec![
+        mount(Some(Propagation::FromDevice), None),
+        mount(Some(Propagation::BothWays), None),
+        mount(None, Some(ReadOnlyBelow::IfPossible)),
+        mount(None, Some(ReadOnlyBelow::Always)),
+    ];
+    pod
 }
 
 fn streams(book: &mut Book) {
@@ -430,6 +501,7 @@ fn every_variant_has_a_sample(
     state: &ContainerState,
     wish: Wish,
     (env, field, volume, content): (&EnvValue, &DeviceField, &VolumeSource, &Content),
+    (ask, confinement): (&Ask, &ConfinementAsk),
     (body, request): (&StreamBody, &StreamRequest),
 ) {
     match envelope {
@@ -467,7 +539,15 @@ fn every_variant_has_a_sample(
         DeviceField::Allocatable(..) => {}
     }
     match volume {
-        VolumeSource::EmptyDir(_) | VolumeSource::Files(_) => {}
+        VolumeSource::EmptyDir(_) | VolumeSource::Files(_) | VolumeSource::HostPath(_) => {}
+    }
+    match ask {
+        Ask::HostProcesses | Ask::HostIpc | Ask::SharedProcesses | Ask::Sysctl { .. } | Ask::Handler(_) => {}
+        Ask::HostAlias { .. } | Ask::Dns(_) | Ask::Subdomain(_) | Ask::HostnameIsWhole | Ask::StrictGroups => {}
+    }
+    match confinement {
+        ConfinementAsk::SeccompFile(_) => {}
+        ConfinementAsk::AppArmor(AppArmor::Engine | AppArmor::None | AppArmor::Loaded(_)) => {}
     }
     match content {
         Content::Inline(_) | Content::Blob(_) | Content::Device(_) => {}

@@ -99,8 +99,8 @@ impl Client {
     }
 
     /// Makes and starts a sandbox; its id.
-    pub async fn run_pod_sandbox(&self, config: PodSandboxConfig) -> Result<String, CallError> {
-        let request = RunPodSandboxRequest { config: Some(config) };
+    pub async fn run_pod_sandbox(&self, config: PodSandboxConfig, handler: &str) -> Result<String, CallError> {
+        let request = RunPodSandboxRequest { config: Some(config), runtime_handler: handler.to_owned() };
         let answer: PodSandboxId = self.call(RUNTIME, "RunPodSandbox", request, WORK).await?;
         Ok(answer.pod_sandbox_id)
     }

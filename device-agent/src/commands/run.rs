@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{Exit, Failure, Place};
 use crate::agent::{Agent, AgentConfig, StartError};
 use crate::identity::Identity;
-use crate::runtime::cri::{Cri, CriConfig};
+use crate::runtime::cri::{ClusterNames, Cri, CriConfig};
 use crate::runtime::process::{Process, ProcessConfig};
 use crate::upkeep::ImageLimits;
 
@@ -30,6 +30,8 @@ pub(super) struct RunArgs {
     /// [default: the first of /run, $XDG_RUNTIME_DIR, /dev/shm that can be used]
     #[arg(long, env = "HAWSER_SECRETS_DIR", value_name = "DIR")]
     secrets_dir: Option<PathBuf>,
+    #[command(flatten)]
+    engine: EngineArgs,
     /// How many pods the device takes.
     #[arg(long, default_value_t = 110, value_parser = clap::value_parser!(u32).range(1..=512), value_name = "N")]
     max_pods: u32,
@@ -39,6 +41,35 @@ pub(super) struct RunArgs {
     /// Until how full a disk unused images are removed; less than the above.
     #[arg(long, default_value_t = 80, value_parser = clap::value_parser!(u8).range(0..=99), value_name = "PERCENT")]
     image_gc_low: u8,
+}
+
+/// What concerns pods of a container engine.
+#[derive(Debug, Clone, Args)]
+struct EngineArgs {
+    /// The servers of the cluster's DNS, if they can be reached from here; without them pods resolve names as the device
+    /// does.
+    #[arg(long, env = "HAWSER_CLUSTER_DNS", value_name = "IP", value_delimiter = ',')]
+    cluster_dns: Vec<std::net::IpAddr>,
+    /// The domain of the cluster.
+    #[arg(long, env = "HAWSER_CLUSTER_DOMAIN", value_name = "DOMAIN", default_value = "cluster.local")]
+    cluster_domain: String,
+    /// How the device resolves names, for pods that do as it does.
+    #[arg(long, env = "HAWSER_RESOLV_CONF", value_name = "FILE", default_value = "/etc/resolv.conf")]
+    resolv_conf: PathBuf,
+    /// Kernel parameters of their own namespaces that pods may set besides the safe ones, as kernel.msg*,net.core.somaxconn
+    #[arg(long, env = "HAWSER_ALLOWED_UNSAFE_SYSCTLS", value_name = "NAME", value_delimiter = ',')]
+    allowed_unsafe_sysctls: Vec<String>,
+}
+
+impl EngineArgs {
+    fn apply(&self, config: CriConfig) -> CriConfig {
+        CriConfig {
+            cluster: ClusterNames { servers: self.cluster_dns.clone(), domain: self.cluster_domain.clone() },
+            resolver: self.resolv_conf.clone(),
+            sysctls: self.allowed_unsafe_sysctls.clone(),
+            ..config
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -72,7 +103,7 @@ pub(super) async fn run(args: RunArgs) -> Result<(), Failure> {
     // Others cannot make containers, and may not even ask.
     let found = hawser_cri::socket::find().filter(|_| rustix::process::geteuid().is_root());
     let choice = choose(args.runtime, args.cri.as_ref(), found, &places);
-    let mut agent = match engine(choice, config.identity.device.as_str(), &places).await? {
+    let mut agent = match engine(choice, config.identity.device.as_str(), &places, &args.engine).await? {
         Some(runtime) => {
             config.runtime_version = runtime.version().to_owned();
             Agent::start(config, Arc::new(runtime)).await?
@@ -145,14 +176,14 @@ enum Choice {
 }
 
 /// The engine that was chosen; `None`: the host itself runs pods.
-async fn engine(choice: Choice, device: &str, places: &Places) -> Result<Option<Cri>, Failure> {
+async fn engine(choice: Choice, device: &str, places: &Places, args: &EngineArgs) -> Result<Option<Cri>, Failure> {
     let (socket, only) = match choice {
         Choice::Host => return Ok(None),
         Choice::Engine(socket) => (socket, true),
         Choice::Found(socket) => (socket, false),
     };
     let set_up = CriConfig::new(socket.clone(), device, places.engine_pods.clone(), places.secrets.clone());
-    match Cri::connect(set_up).await {
+    match Cri::connect(args.apply(set_up)).await {
         Ok(engine) => Ok(Some(engine)),
         // An engine that is only late or ill is waited for by whoever starts us again: a device that once runs pods on
         // the host keeps to it.

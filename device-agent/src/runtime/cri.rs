@@ -8,13 +8,18 @@
 //! - The engine holds the containers. The agent may be killed, and the engine restarted: the same containers are found
 //!   by their labels, and ends that nobody saw are told with the engine's exit codes and times.
 //! - A sandbox whose first process has ended is replaced when the next container is to start.
-//! - Secret files and `emptyDir`s in memory are in the agent's directory on a tmpfs. Size limits are not enforced.
+//! - Secret files and `emptyDir`s in memory are in the agent's directory on a tmpfs; one with a size limit is a tmpfs of its
+//!   own. What is on the disk is measured.
+//! - A part of a volume that a workload can write is opened by the agent and mounted by its descriptor, because an engine
+//!   would follow links. So the engine has to see what the agent mounts.
 //!
-//! `describe` and the decisions of `image` and `exit` are pure; the rest talks to engine and disk.
+//! `abilities`, `admission`, `describe`, `names`, `security` and the decisions of `image` and `exit` are pure; the rest talks to
+//! engine and disk.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::path::PathBuf;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -24,10 +29,12 @@ use hawser_wire::PodUid;
 use hawser_wire::deployment::{Container, EdgeDeployment};
 use tokio::sync::Semaphore;
 
+use self::abilities::Abilities;
 use self::describe::Frame;
+pub use self::names::ClusterNames;
 use super::volumes::beneath::is_name;
-use super::volumes::place::{Naming, Places};
-use super::volumes::removal::{remove_log, remove_tree};
+use super::volumes::place::{Naming, Places, remove_mounted};
+use super::volumes::removal::remove_log;
 use super::{
     ContainerId, ContainerStart, DiskUse, ExecError, Executed, Exit, Found, ImageProblem, ImageState, ImageStore,
     ImageWanted, PodReady, PodSetup, PrepareError, Refusal, Runtime, RuntimeError, RuntimeFacts, Signal, StartError,
@@ -35,6 +42,7 @@ use super::{
 };
 use crate::shim::identity::boot_id;
 
+mod abilities;
 mod admission;
 mod describe;
 mod exec;
@@ -44,10 +52,14 @@ mod found;
 mod image;
 mod image_store;
 mod labels;
+mod names;
 mod network;
 mod place;
 mod rotate;
+#[cfg(test)]
+mod samples;
 mod sandbox;
+mod security;
 mod start;
 
 pub(crate) use self::network::Network;
@@ -67,13 +79,32 @@ pub struct CriConfig {
     pub log_max_bytes: u64,
     /// How many log files there may be of one attempt, the one that is written included.
     pub log_max_files: u32,
+    /// Where the device has profiles of system calls, for pods that name one.
+    pub profiles: PathBuf,
+    /// What the device knows about the cluster's names.
+    pub cluster: ClusterNames,
+    /// How the device itself resolves names: a `resolv.conf`.
+    pub resolver: PathBuf,
+    /// Kernel parameters that pods may set besides the safe ones; `*` at the end allows all that begin like it.
+    pub sysctls: Vec<String>,
 }
 
 impl CriConfig {
     /// The usual set-up.
     pub fn new(socket: PathBuf, device: &str, root: PathBuf, secrets: PathBuf) -> Self {
         let (log_max_bytes, log_max_files) = (4 * 1024 * 1024, 4);
-        Self { socket, device: device.to_owned(), root, secrets, log_max_bytes, log_max_files }
+        Self {
+            socket,
+            device: device.to_owned(),
+            profiles: root.with_file_name("seccomp"),
+            root,
+            secrets,
+            log_max_bytes,
+            log_max_files,
+            cluster: ClusterNames::default(),
+            resolver: PathBuf::from("/etc/resolv.conf"),
+            sysctls: Vec::new(),
+        }
     }
 }
 
@@ -91,6 +122,7 @@ struct Inner {
     /// `<name>://<version>`.
     version: String,
     cgroup_parent: &'static str,
+    able: Abilities,
     /// The addresses of pods that have their own, as their sandboxes were made or found.
     addresses: Mutex<BTreeMap<PodUid, Vec<String>>>,
     /// The inventory was taken, so an empty sandbox may be one that is being filled.
@@ -122,9 +154,22 @@ impl Cri {
             CgroupDriver::Systemd => "hawser.slice",
             CgroupDriver::Cgroupfs => "/hawser",
         };
+        let able = Abilities::of(
+            &client.status(false).await?,
+            has_apparmor(),
+            &config.sysctls,
+            &rustix::system::uname().release().to_string_lossy(),
+        );
         let version = format!("{scheme}://{}", told.runtime_version.trim_start_matches('v'));
         tracing::info!(socket = %config.socket.display(), engine = version, "the container engine answers");
-        let places = Places { root: config.root.clone(), secrets: config.secrets.clone() };
+        let mounts = sees_our_mounts(&config.socket);
+        if !mounts {
+            tracing::warn!(
+                "the container engine has other mounts than the agent, so parts of writable volumes cannot be mounted: start \
+                 the agent without PrivateMounts, PrivateTmp or ProtectSystem"
+            );
+        }
+        let places = Places { root: config.root.clone(), secrets: config.secrets.clone(), mounts };
         Ok(Self(Arc::new(Inner {
             client,
             config,
@@ -133,6 +178,7 @@ impl Cri {
             scheme,
             version,
             cgroup_parent,
+            able,
             addresses: Mutex::default(),
             begun: AtomicBool::new(false),
             hands: Semaphore::new(HANDS),
@@ -162,7 +208,7 @@ impl Cri {
     }
 
     fn frame(&self) -> Frame<'_> {
-        Frame { device: &self.0.config.device, cgroup_parent: self.0.cgroup_parent }
+        Frame { device: &self.0.config.device, cgroup_parent: self.0.cgroup_parent, profiles: &self.0.config.profiles }
     }
 
     fn device(&self) -> &str {
@@ -179,6 +225,19 @@ impl Cri {
         let all = self.0.client.list_containers(labels::of_container(self.device(), id)).await?;
         Ok(all.into_iter().find(|container| labels::id(container).as_ref() == Some(id)))
     }
+}
+
+/// Whether what the agent mounts is there for the engine, too. Where that cannot be found out it is assumed.
+fn sees_our_mounts(socket: &Path) -> bool {
+    let of = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
+    let engine = UnixStream::connect(socket).ok().and_then(|stream| rustix::net::sockopt::socket_peercred(stream).ok());
+    let theirs = engine.and_then(|engine| of(&engine.pid.as_raw_nonzero().to_string()));
+    theirs.is_none() || theirs == of("self")
+}
+
+/// Whether the kernel enforces profiles of AppArmor's.
+fn has_apparmor() -> bool {
+    std::fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|told| told.starts_with(b"Y"))
 }
 
 fn failure(operation: &str, error: CallError) -> RuntimeError {
@@ -216,7 +275,7 @@ impl Runtime for Cri {
     }
 
     fn refuse(&self, pod: &EdgeDeployment, container: &Container) -> Option<Refusal> {
-        admission::refuse(pod, container).err()
+        admission::refuse(pod, container, &self.0.able).err()
     }
 
     async fn inventory(&self) -> Result<Vec<Found>, RuntimeError> {
@@ -240,9 +299,7 @@ impl Runtime for Cri {
             places.prepare(&pod)
         })
         .await?;
-        let addresses = self.sandbox_addresses(&spec).await;
-        let addresses = addresses.map_err(|error| PrepareError::Sandbox(failure("ask the engine", error)))?;
-        Ok(PodReady { addresses })
+        self.ready_sandbox(&spec).await.map_err(PrepareError::Sandbox)
     }
 
     async fn image(&self, want: ImageWanted) -> Result<ImageState, ImageProblem> {
@@ -292,8 +349,9 @@ impl Runtime for Cri {
             self.0.client.remove_container(&container.id).await.map_err(failed)?;
         }
         let (places, removed) = (self.0.places.clone(), id.clone());
-        let swept = self
-            .blocking(move || remove_log(&places.log(&removed)).and_then(|()| remove_tree(&places.attempt(&removed))));
+        let swept = self.blocking(move || {
+            remove_log(&places.log(&removed)).and_then(|()| remove_mounted(&places.attempt(&removed)))
+        });
         swept.await.naming(|| format!("remove {id}"))
     }
 
@@ -306,13 +364,7 @@ impl Runtime for Cri {
         }
         self.addresses().remove(&uid);
         let places = self.0.places.clone();
-        self.blocking(move || {
-            for path in [places.secret_pod(&uid), places.pod(&uid)] {
-                remove_tree(&path).naming(|| format!("remove {}", path.display()))?;
-            }
-            Ok(())
-        })
-        .await
+        self.blocking(move || places.remove(&uid)).await
     }
 
     async fn disk_use(&self, pod: Arc<EdgeDeployment>) -> Result<DiskUse, RuntimeError> {

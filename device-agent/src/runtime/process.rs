@@ -123,7 +123,7 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 impl Process {
     /// A runtime on these directories. They are made when they are needed.
     pub fn new(config: ProcessConfig) -> Self {
-        let places = Places { root: config.root.clone(), secrets: config.secrets.clone() };
+        let places = Places { root: config.root.clone(), secrets: config.secrets.clone(), mounts: false };
         let root = ContentHash::of(config.root.as_os_str().as_encoded_bytes());
         let tag = root.to_string().chars().take(8).collect();
         Self(Arc::new(Inner {
@@ -205,7 +205,7 @@ impl Runtime for Process {
             }
             inner.fresh.store(false, Ordering::Relaxed);
             inner.places.prepare(&pod)?;
-            Ok(PodReady { addresses: None })
+            Ok(PodReady::default())
         })
         .await
     }
@@ -253,13 +253,7 @@ impl Runtime for Process {
                 ended.map_err(io::Error::from).naming(|| format!("wait for {id} to end"))?;
             }
         }
-        self.blocking(move |inner| {
-            for path in [inner.places.secret_pod(&uid), inner.places.pod(&uid)] {
-                remove_tree(&path).naming(|| format!("remove {}", path.display()))?;
-            }
-            Ok(())
-        })
-        .await
+        self.blocking(move |inner| inner.places.remove(&uid)).await
     }
 
     async fn disk_use(&self, pod: Arc<EdgeDeployment>) -> Result<DiskUse, RuntimeError> {

@@ -3,6 +3,9 @@
 pub(crate) mod beneath;
 mod files;
 mod group;
+mod host_path;
+pub(super) mod mounts;
+mod part;
 pub(super) mod place;
 pub(super) mod removal;
 mod space;

@@ -1,6 +1,7 @@
 //! `$(VAR)` in commands, arguments and variables, and what only the device knows. Pure.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 
 use hawser_wire::deployment::{Container, DeviceField, EnvValue};
 
@@ -78,8 +79,8 @@ pub struct Expanded {
     pub env: Vec<(String, String)>,
     /// Command and arguments.
     pub command: Vec<String>,
-    /// The mounts' sub-paths, in the order of the mounts.
-    pub sub_paths: Vec<Option<String>>,
+    /// The mounts' sub-paths, in the order of the mounts; or, in a kubelet's words, what is missing for one.
+    pub sub_paths: Result<Vec<Option<String>>, String>,
 }
 
 /// Fills in everything that the device has to fill in. `env` is what the runtime gives every container.
@@ -106,11 +107,28 @@ pub fn expand_container(
         .mounts
         .iter()
         .map(|mount| match (&mount.sub_path, mount.sub_path_expr) {
-            (Some(path), true) => Some(fill(path)),
-            (path, _) => path.clone(),
+            (Some(path), true) => fill_all(path, &env).map(Some),
+            (path, _) => Ok(path.clone()),
         })
         .collect();
     Expanded { env, command, sub_paths }
+}
+
+/// In a path every variable must have a value.
+fn fill_all(path: &str, env: &[(String, String)]) -> Result<String, String> {
+    let missing = RefCell::new(BTreeSet::new());
+    let filled = expand(path, |name| {
+        let value = find(env, name).filter(|value| !value.is_empty());
+        if value.is_none() {
+            missing.borrow_mut().insert(name.to_owned());
+        }
+        value
+    });
+    let missing = missing.into_inner();
+    if missing.is_empty() {
+        return Ok(filled);
+    }
+    Err(format!("missing value for {}", missing.into_iter().collect::<Vec<_>>().join(", ")))
 }
 
 fn find(env: &[(String, String)], name: &str) -> Option<String> {
@@ -191,6 +209,13 @@ mod tests {
             expanded.env.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(),
             ["BASE", "EARLY", "LATE", "RAW"]
         );
+    }
+
+    #[test]
+    fn a_path_needs_a_value_for_each_of_its_variables() {
+        let env = [("A".to_owned(), "a".to_owned()), ("EMPTY".to_owned(), String::new())];
+        assert_eq!(fill_all("x/$(A)/$$(B)", &env), Ok("x/a/$(B)".to_owned()));
+        assert_eq!(fill_all("$(C)/$(EMPTY)/$(A)/$(C)", &env), Err("missing value for C, EMPTY".to_owned()));
     }
 
     #[test]

@@ -20,7 +20,7 @@ use self::prober::{First, Next};
 use self::record::{Activity, BackOff, Container, Health, Outcome, Policy, Record, Role, Stage, doubled, millis};
 use crate::desired::Deployment;
 use crate::runtime::{
-    ContainerId, Exit, ExitCause, Found, FoundState, ImageProblem, PodReady, Refusal, Signal, Started,
+    ContainerId, Exit, ExitCause, Found, FoundState, ImageProblem, PodReady, Refusal, Signal, Started, Told,
 };
 use crate::workloads::plan::Order;
 

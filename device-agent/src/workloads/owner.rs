@@ -561,7 +561,7 @@ async fn start<R: Runtime>(
         id,
         command: expanded.command,
         env: expanded.env,
-        sub_paths: expanded.sub_paths,
+        sub_paths: expanded.sub_paths.map_err(StartProblem::Config)?,
         spec: spec.clone(),
     };
     runtime.start(start).await.map_err(|error| match error {

@@ -5,6 +5,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "a test of a real engine needs real time")]
 mod adoption;
+mod asks;
 mod attach;
 mod care;
 mod engine;
@@ -13,4 +14,5 @@ mod logs;
 mod pods;
 mod ports;
 mod trouble;
+mod volumes;
 mod world;

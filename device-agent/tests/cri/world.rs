@@ -79,7 +79,15 @@ pub(crate) fn pod(name: &str, policy: RestartPolicy, container: Container) -> Ed
 }
 
 pub(crate) fn mount(volume: &str, path: &str) -> Mount {
-    Mount { volume: volume.into(), path: path.into(), read_only: false, sub_path: None, sub_path_expr: false }
+    Mount {
+        volume: volume.into(),
+        path: path.into(),
+        read_only: false,
+        sub_path: None,
+        sub_path_expr: false,
+        propagation: None,
+        read_only_below: None,
+    }
 }
 
 /// An empty directory of the pod's own.
@@ -115,7 +123,9 @@ impl Device {
         let engine = Engine::start()?;
         let secrets = tempfile::tempdir_in("/dev/shm").unwrap();
         let pods = engine.dir.path().join("pods");
-        let config = CriConfig::new(engine.socket(), "boat", pods, secrets.path().to_owned());
+        let mut config = CriConfig::new(engine.socket(), "boat", pods, secrets.path().to_owned());
+        // Without one each pod would be told of it.
+        config.cluster.servers = vec!["192.0.2.10".parse().unwrap()];
         Some(Self {
             engine,
             config,

@@ -151,8 +151,15 @@ async fn what_is_not_enforced_is_told_once_by_its_name() {
     device.start();
     let resources =
         Resources { memory_limit_bytes: Some(16 << 20), cpu_limit_millis: Some(500), ..Resources::default() };
-    let mount =
-        |read_only| Mount { volume: "v".into(), path: "/v".into(), read_only, sub_path: None, sub_path_expr: false };
+    let mount = |read_only| Mount {
+        volume: "v".into(),
+        path: "/v".into(),
+        read_only,
+        sub_path: None,
+        sub_path_expr: false,
+        propagation: None,
+        read_only_below: None,
+    };
     let volume =
         |size_limit| Volume { name: "v".into(), source: VolumeSource::EmptyDir(EmptyDir { memory: true, size_limit }) };
     let mut asks =

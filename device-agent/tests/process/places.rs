@@ -19,7 +19,15 @@ pub(crate) fn files(name: &str, secret: bool, files: &[(&str, &str)]) -> Volume 
 }
 
 pub(crate) fn mount(volume: &str, path: &str) -> Mount {
-    Mount { volume: volume.into(), path: path.into(), read_only: false, sub_path: None, sub_path_expr: false }
+    Mount {
+        volume: volume.into(),
+        path: path.into(),
+        read_only: false,
+        sub_path: None,
+        sub_path_expr: false,
+        propagation: None,
+        read_only_below: None,
+    }
 }
 
 #[tokio::test]

@@ -33,14 +33,12 @@ pub(crate) enum Allowed {
     Text(&'static str),
     /// An object whose `name` is this.
     Name(&'static str),
-    /// An object whose `type` is this.
-    Type(&'static str),
 }
 
 mod care;
 
 use self::care::{LIFECYCLE, PROBE, RESTART_RULE};
-use Allowed::{Bool, Name, Text, Type};
+use Allowed::{Bool, Name, Text};
 use Verdict::{Mapped, Names, Only, Refused, Table, Unconcerned};
 
 /// A field for which a pod is refused.
@@ -53,9 +51,7 @@ pub(crate) struct Offence {
 }
 
 const SCHEDULER: Verdict = Unconcerned("the control plane has acted on it before the pod is bound");
-const NETWORK: &str = "a device has its own network and resolver";
 const SANDBOX: &str = "a device does not confine processes in this way yet";
-const PROFILES: &str = "a device has no profiles of its own";
 const STORAGE: Verdict = Refused("a device cannot mount this kind of volume");
 
 pub(crate) const POD_SPEC: &[(&str, Verdict)] = &[
@@ -63,18 +59,18 @@ pub(crate) const POD_SPEC: &[(&str, Verdict)] = &[
     ("affinity", SCHEDULER),
     ("automountServiceAccountToken", Unconcerned("the API server has added the volume, or has not")),
     ("containers", Table(CONTAINER)),
-    ("dnsConfig", Refused(NETWORK)),
-    ("dnsPolicy", Only(&[Text("Default"), Text("ClusterFirst"), Text("ClusterFirstWithHostNet")], NETWORK)),
+    ("dnsConfig", Table(DNS_CONFIG)),
+    ("dnsPolicy", Mapped),
     ("enableServiceLinks", Unconcerned("the addresses of services are not reachable from a device")),
     // Added to a pod that runs already: refusing would fail the pod. Translation gives a notice instead.
     ("ephemeralContainers", Mapped),
-    ("hostAliases", Refused("a device does not write /etc/hosts for workloads yet")),
-    ("hostIPC", Only(&[Bool(false)], SANDBOX)),
+    ("hostAliases", Table(HOST_ALIAS)),
+    ("hostIPC", Mapped),
     ("hostNetwork", Mapped),
-    ("hostPID", Only(&[Bool(false)], SANDBOX)),
-    ("hostUsers", Only(&[Bool(true)], SANDBOX)),
+    ("hostPID", Mapped),
+    ("hostUsers", Only(&[Bool(true)], "a device does not make user namespaces for workloads yet")),
     ("hostname", Mapped),
-    ("hostnameOverride", Refused("a device does not rename the host of a workload in this way yet")),
+    ("hostnameOverride", Mapped),
     ("imagePullSecrets", Mapped),
     ("initContainers", Table(CONTAINER)),
     ("nodeName", Mapped),
@@ -95,9 +91,9 @@ pub(crate) const POD_SPEC: &[(&str, Verdict)] = &[
     ("securityContext", Table(POD_SECURITY)),
     ("serviceAccount", Unconcerned("the old name of serviceAccountName")),
     ("serviceAccountName", Mapped),
-    ("setHostnameAsFQDN", Only(&[Bool(false)], NETWORK)),
-    ("shareProcessNamespace", Only(&[Bool(false)], SANDBOX)),
-    ("subdomain", Unconcerned("it names the pod in the cluster's DNS, which cannot reach a device")),
+    ("setHostnameAsFQDN", Mapped),
+    ("shareProcessNamespace", Mapped),
+    ("subdomain", Mapped),
     ("terminationGracePeriodSeconds", Mapped),
     ("tolerations", SCHEDULER),
     ("topologySpreadConstraints", SCHEDULER),
@@ -175,23 +171,26 @@ pub(crate) const RESOURCES: &[(&str, Verdict)] = &[
 /// What depends on the runtime is mapped, and refused by the device if its runtime cannot do it.
 pub(crate) const SECURITY: &[(&str, Verdict)] = &[
     ("allowPrivilegeEscalation", Mapped),
-    ("appArmorProfile", Only(&[Type("Unconfined")], SANDBOX)),
+    ("appArmorProfile", Table(PROFILE)),
     ("capabilities", Table(CAPABILITIES)),
     ("privileged", Mapped),
-    ("procMount", Only(&[Text("Default")], SANDBOX)),
+    ("procMount", Only(&[Text("Default")], "a device does not make the user namespaces yet that it takes")),
     ("readOnlyRootFilesystem", Mapped),
     ("runAsGroup", Mapped),
     ("runAsNonRoot", Mapped),
     ("runAsUser", Mapped),
     ("seLinuxOptions", Refused(SANDBOX)),
-    ("seccompProfile", Only(&[Type("Unconfined"), Type("RuntimeDefault")], PROFILES)),
+    ("seccompProfile", Table(PROFILE)),
     ("windowsOptions", Refused("a device runs Linux")),
 ];
+
+/// Of AppArmor's and of system calls alike.
+pub(crate) const PROFILE: &[(&str, Verdict)] = &[("localhostProfile", Mapped), ("type", Mapped)];
 
 pub(crate) const CAPABILITIES: &[(&str, Verdict)] = &[("add", Mapped), ("drop", Mapped)];
 
 pub(crate) const POD_SECURITY: &[(&str, Verdict)] = &[
-    ("appArmorProfile", Only(&[Type("Unconfined")], SANDBOX)),
+    ("appArmorProfile", Table(PROFILE)),
     ("fsGroup", Mapped),
     ("fsGroupChangePolicy", Unconcerned("the files of a device's volumes always get their group when written")),
     ("runAsGroup", Mapped),
@@ -199,19 +198,28 @@ pub(crate) const POD_SECURITY: &[(&str, Verdict)] = &[
     ("runAsUser", Mapped),
     ("seLinuxChangePolicy", Unconcerned("there are no SELinux options to apply")),
     ("seLinuxOptions", Refused(SANDBOX)),
-    ("seccompProfile", Only(&[Type("Unconfined"), Type("RuntimeDefault")], PROFILES)),
+    ("seccompProfile", Table(PROFILE)),
     ("supplementalGroups", Mapped),
-    ("supplementalGroupsPolicy", Only(&[Text("Merge")], SANDBOX)),
-    ("sysctls", Refused("a device does not change kernel parameters for workloads")),
+    ("supplementalGroupsPolicy", Mapped),
+    ("sysctls", Table(SYSCTL)),
     ("windowsOptions", Refused("a device runs Linux")),
 ];
 
+pub(crate) const SYSCTL: &[(&str, Verdict)] = &[("name", Mapped), ("value", Mapped)];
+
+pub(crate) const HOST_ALIAS: &[(&str, Verdict)] = &[("hostnames", Mapped), ("ip", Mapped)];
+
+pub(crate) const DNS_CONFIG: &[(&str, Verdict)] =
+    &[("nameservers", Mapped), ("options", Table(DNS_OPTION)), ("searches", Mapped)];
+
+pub(crate) const DNS_OPTION: &[(&str, Verdict)] = &[("name", Mapped), ("value", Mapped)];
+
 pub(crate) const MOUNT: &[(&str, Verdict)] = &[
     ("mountPath", Mapped),
-    ("mountPropagation", Only(&[Text("None")], "a device does not propagate mounts")),
+    ("mountPropagation", Mapped),
     ("name", Mapped),
     ("readOnly", Mapped),
-    ("recursiveReadOnly", Only(&[Text("Disabled"), Text("IfPossible")], "a device cannot promise it yet")),
+    ("recursiveReadOnly", Mapped),
     ("subPath", Mapped),
     ("subPathExpr", Mapped),
 ];
@@ -233,8 +241,8 @@ pub(crate) const VOLUME: &[(&str, Verdict)] = &[
     ("gcePersistentDisk", STORAGE),
     ("gitRepo", STORAGE),
     ("glusterfs", STORAGE),
-    ("hostPath", Refused("a device does not mount its own paths into workloads yet")),
-    ("image", STORAGE),
+    ("hostPath", Table(HOST_PATH)),
+    ("image", Refused("a device does not mount images as volumes yet")),
     ("iscsi", STORAGE),
     ("name", Mapped),
     ("nfs", STORAGE),
@@ -266,6 +274,8 @@ pub(crate) const DOWNWARD_FILE: &[(&str, Verdict)] = &[
 ];
 
 pub(crate) const KEY_TO_PATH: &[(&str, Verdict)] = &[("key", Mapped), ("mode", Mapped), ("path", Mapped)];
+
+pub(crate) const HOST_PATH: &[(&str, Verdict)] = &[("path", Mapped), ("type", Mapped)];
 
 pub(crate) const EMPTY_DIR: &[(&str, Verdict)] =
     &[("medium", Only(&[Text(""), Text("Memory")], "a device has disk and memory only")), ("sizeLimit", Mapped)];
@@ -361,7 +371,6 @@ fn allows(allowed: Allowed, value: &Value) -> bool {
         Bool(expected) => value.as_bool() == Some(expected),
         Text(expected) => value.as_str() == Some(expected),
         Name(expected) => value.get("name").and_then(Value::as_str) == Some(expected),
-        Type(expected) => value.get("type").and_then(Value::as_str) == Some(expected),
     }
 }
 
@@ -430,6 +439,13 @@ mod tests {
         covers::<v1::SecretProjection>(KEYS_PROJECTION);
         covers::<v1::DownwardAPIProjection>(DOWNWARD_PROJECTION);
         covers::<v1::ServiceAccountTokenProjection>(TOKEN_PROJECTION);
+        covers::<v1::AppArmorProfile>(PROFILE);
+        covers::<v1::SeccompProfile>(PROFILE);
+        covers::<v1::Sysctl>(SYSCTL);
+        covers::<v1::HostAlias>(HOST_ALIAS);
+        covers::<v1::PodDNSConfig>(DNS_CONFIG);
+        covers::<v1::PodDNSConfigOption>(DNS_OPTION);
+        covers::<v1::HostPathVolumeSource>(HOST_PATH);
     }
 
     /// Each field that may refuse, with a value that does.
@@ -440,19 +456,11 @@ mod tests {
             (json!({ "containers": [{}, { field: value }] }), format!("spec.containers[1].{field}"))
         };
         let mut cases = vec![
-            pod("dnsConfig", json!({})),
-            pod("dnsPolicy", json!("None")),
-            pod("hostAliases", json!([{}])),
-            pod("hostIPC", json!(true)),
-            pod("hostPID", json!(true)),
             pod("hostUsers", json!(false)),
-            pod("hostnameOverride", json!("x")),
             pod("os", json!({"name": "windows"})),
             pod("resourceClaims", json!([{}])),
             pod("resources", json!({})),
             pod("runtimeClassName", json!("kata")),
-            pod("setHostnameAsFQDN", json!(true)),
-            pod("shareProcessNamespace", json!(true)),
             (
                 json!({"containers": [{"lifecycle": {"stopSignal": "SIGUSR1"}}]}),
                 "spec.containers[0].lifecycle.stopSignal".to_owned(),
@@ -480,14 +488,6 @@ mod tests {
             ),
             (json!({"volumes": [{"emptyDir": {"medium": "HugePages"}}]}), "spec.volumes[0].emptyDir.medium".to_owned()),
             (
-                json!({"containers": [{"volumeMounts": [{"mountPropagation": "Bidirectional"}]}]}),
-                "spec.containers[0].volumeMounts[0].mountPropagation".to_owned(),
-            ),
-            (
-                json!({"containers": [{"volumeMounts": [{"recursiveReadOnly": "Enabled"}]}]}),
-                "spec.containers[0].volumeMounts[0].recursiveReadOnly".to_owned(),
-            ),
-            (
                 json!({"volumes": [{"projected": {"sources": [{"clusterTrustBundle": {}}]}}]}),
                 "spec.volumes[0].projected.sources[0].clusterTrustBundle".to_owned(),
             ),
@@ -496,26 +496,15 @@ mod tests {
                 "spec.volumes[0].projected.sources[0].podCertificate".to_owned(),
             ),
         ];
-        for (field, value) in [
-            ("appArmorProfile", json!({"type": "RuntimeDefault"})),
-            ("procMount", json!("Unmasked")),
-            ("seLinuxOptions", json!({})),
-            ("seccompProfile", json!({"type": "Localhost"})),
-            ("windowsOptions", json!({})),
-        ] {
+        for (field, value) in
+            [("procMount", json!("Unmasked")), ("seLinuxOptions", json!({})), ("windowsOptions", json!({}))]
+        {
             cases.push((
                 json!({"containers": [{"securityContext": {field: value}}]}),
                 format!("spec.containers[0].securityContext.{field}"),
             ));
         }
-        for (field, value) in [
-            ("appArmorProfile", json!({"type": "Localhost"})),
-            ("seLinuxOptions", json!({})),
-            ("seccompProfile", json!({"type": "Localhost"})),
-            ("supplementalGroupsPolicy", json!("Strict")),
-            ("sysctls", json!([{}])),
-            ("windowsOptions", json!({})),
-        ] {
+        for (field, value) in [("seLinuxOptions", json!({})), ("windowsOptions", json!({}))] {
             cases.push((json!({"securityContext": {field: value}}), format!("spec.securityContext.{field}")));
         }
         for (field, verdict) in VOLUME {

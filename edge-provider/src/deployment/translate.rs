@@ -3,6 +3,7 @@
 //! What a field means is what a kubelet makes of it, and where something is missing the words are a kubelet's, because
 //! people and tools look for them.
 
+mod asks;
 mod care;
 mod downward;
 mod engine;
@@ -15,7 +16,8 @@ use std::collections::BTreeMap;
 
 use hawser_wire::ContentHash;
 use hawser_wire::deployment::{
-    Container, EdgeDeployment, Interactive, Mount, PullPolicy, Resources, RestartPolicy, User,
+    Container, EdgeDeployment, Interactive, Mount, Propagation, PullPolicy, ReadOnlyBelow, Resources, RestartPolicy,
+    User,
 };
 use k8s_openapi::api::core::v1::{self, PodSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -229,6 +231,16 @@ fn mount(spec: &PodSpec, mount: &v1::VolumeMount, path: &str) -> Translated<Moun
         read_only: mount.read_only.unwrap_or(false),
         sub_path_expr: expression.is_some(),
         sub_path: expression.or_else(|| mount.sub_path.clone().filter(|text| !text.is_empty())),
+        propagation: match mount.mount_propagation.as_deref() {
+            Some("HostToContainer") => Some(Propagation::FromDevice),
+            Some("Bidirectional") => Some(Propagation::BothWays),
+            _ => None,
+        },
+        read_only_below: match mount.recursive_read_only.as_deref() {
+            Some("Enabled") => Some(ReadOnlyBelow::Always),
+            Some("IfPossible") => Some(ReadOnlyBelow::IfPossible),
+            _ => None,
+        },
     })
 }
 
@@ -321,7 +333,8 @@ fn hostname(pod: &Subject<'_>) -> Option<String> {
     if host_network(pod.spec) {
         return None;
     }
-    let name = pod.spec.hostname.as_deref().filter(|name| !name.is_empty()).unwrap_or(pod.name);
+    let given = pod.spec.hostname_override.as_deref().or(pod.spec.hostname.as_deref());
+    let name = given.filter(|name| !name.is_empty()).unwrap_or(pod.name);
     let end = name.char_indices().nth(MAX_HOSTNAME).map_or(name.len(), |(at, _)| at);
     Some(if end == name.len() { name } else { name[..end].trim_end_matches(['-', '.']) }.to_owned())
 }

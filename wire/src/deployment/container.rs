@@ -103,6 +103,35 @@ pub struct Confinement {
     #[n(5)]
     #[cbor(default)]
     pub seccomp: bool,
+    /// What else it asks for.
+    #[n(6)]
+    #[cbor(default, skip_if = "Vec::is_empty")]
+    pub asks: Vec<ConfinementAsk>,
+}
+
+/// One thing that a container asks for in how it is confined. An agent that does not know one of them refuses the pod.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, CborLen)]
+pub enum ConfinementAsk {
+    /// Only the system calls of a profile of the device's may be made: a path below the device's profiles.
+    #[n(0)]
+    SeccompFile(#[n(0)] String),
+    /// A profile of AppArmor's.
+    #[n(1)]
+    AppArmor(#[n(0)] AppArmor),
+}
+
+/// A profile of AppArmor's.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, CborLen)]
+pub enum AppArmor {
+    /// The engine's own.
+    #[n(0)]
+    Engine,
+    /// None.
+    #[n(1)]
+    None,
+    /// One that the device has loaded.
+    #[n(2)]
+    Loaded(#[n(0)] String),
 }
 
 /// When to pull an image.
@@ -185,6 +214,36 @@ pub struct Mount {
     #[n(4)]
     #[cbor(default)]
     pub sub_path_expr: bool,
+    /// How mounts below it pass between container and device; `None`: not at all.
+    #[n(5)]
+    pub propagation: Option<Propagation>,
+    /// Whether what is mounted below it may not be written either; `None`: it may.
+    #[n(6)]
+    pub read_only_below: Option<ReadOnlyBelow>,
+}
+
+/// How mounts below a mount pass between container and device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, CborLen)]
+#[cbor(index_only)]
+pub enum Propagation {
+    /// From the device to the container.
+    #[n(0)]
+    FromDevice,
+    /// Both ways.
+    #[n(1)]
+    BothWays,
+}
+
+/// Whether what is mounted below a mount may not be written either.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, CborLen)]
+#[cbor(index_only)]
+pub enum ReadOnlyBelow {
+    /// Where the engine can do that.
+    #[n(0)]
+    IfPossible,
+    /// In any case, or the container does not start.
+    #[n(1)]
+    Always,
 }
 
 /// What a container may use.

@@ -28,6 +28,9 @@ pub enum VolumeSource {
     /// Files that the bridge resolved: ConfigMaps, Secrets, downward API, tokens, or several of them projected.
     #[n(1)]
     Files(#[n(0)] Files),
+    /// A path of the device's own.
+    #[n(2)]
+    HostPath(#[n(0)] HostPath),
 }
 
 /// A volume that is empty at first.
@@ -39,6 +42,51 @@ pub struct EmptyDir {
     /// How much may be in it.
     #[n(1)]
     pub size_limit: Option<u64>,
+}
+
+/// A path of the device's own.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, CborLen)]
+pub struct HostPath {
+    /// The path: absolute, without `..`.
+    #[n(0)]
+    pub path: String,
+    /// What has to be there.
+    #[n(1)]
+    pub kind: HostPathKind,
+    /// Whether the pod's group is to own what is in it.
+    #[n(2)]
+    #[cbor(default)]
+    pub of_group: bool,
+}
+
+/// What has to be at a path of the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, CborLen)]
+#[cbor(index_only)]
+pub enum HostPathKind {
+    /// Anything; a directory is made if there is nothing.
+    #[n(0)]
+    Any,
+    /// A directory.
+    #[n(1)]
+    Directory,
+    /// A directory, which is made if there is nothing.
+    #[n(2)]
+    DirectoryOrCreate,
+    /// A file.
+    #[n(3)]
+    File,
+    /// A file, which is made if there is nothing.
+    #[n(4)]
+    FileOrCreate,
+    /// A socket.
+    #[n(5)]
+    Socket,
+    /// A character device.
+    #[n(6)]
+    CharDevice,
+    /// A block device.
+    #[n(7)]
+    BlockDevice,
 }
 
 /// Files given by the bridge. A change of them reaches running containers.

@@ -98,17 +98,50 @@ fn engine() -> impl Strategy<Value = Engine> {
         protocol,
         address,
     });
-    (vec(login, 0..3), vec(port, 0..3)).prop_map(|(logins, host_ports)| Engine { logins, host_ports })
+    (vec(login, 0..3), vec(port, 0..3), vec(ask(), 0..4)).prop_map(|(logins, host_ports, asks)| Engine {
+        logins,
+        host_ports,
+        asks,
+    })
+}
+
+fn ask() -> impl Strategy<Value = Ask> {
+    let base = prop_oneof![Just(DnsBase::Device), Just(DnsBase::Cluster), Just(DnsBase::Nothing)];
+    let dns = (base, vec(text(), 0..3), vec(text(), 0..3), vec(text(), 0..3))
+        .prop_map(|(base, servers, searches, options)| Ask::Dns(Dns { base, servers, searches, options }));
+    prop_oneof![
+        Just(Ask::HostProcesses),
+        Just(Ask::HostIpc),
+        Just(Ask::SharedProcesses),
+        Just(Ask::HostnameIsWhole),
+        Just(Ask::StrictGroups),
+        text().prop_map(Ask::Handler),
+        text().prop_map(Ask::Subdomain),
+        (text(), text()).prop_map(|(name, value)| Ask::Sysctl { name, value }),
+        (text(), vec(text(), 0..3)).prop_map(|(address, names)| Ask::HostAlias { address, names }),
+        dns,
+    ]
+}
+
+fn confinement_ask() -> impl Strategy<Value = ConfinementAsk> {
+    prop_oneof![
+        text().prop_map(ConfinementAsk::SeccompFile),
+        Just(ConfinementAsk::AppArmor(AppArmor::Engine)),
+        Just(ConfinementAsk::AppArmor(AppArmor::None)),
+        text().prop_map(|name| ConfinementAsk::AppArmor(AppArmor::Loaded(name))),
+    ]
 }
 
 fn confinement() -> impl Strategy<Value = Confinement> {
-    (any::<[bool; 4]>(), vec(text(), 0..3), vec(text(), 0..3)).prop_map(|(flags, add, drop)| Confinement {
+    let asks = vec(confinement_ask(), 0..3);
+    (any::<[bool; 4]>(), vec(text(), 0..3), vec(text(), 0..3), asks).prop_map(|(flags, add, drop, asks)| Confinement {
         privileged: flags[0],
         read_only_root: flags[1],
         no_new_privileges: flags[2],
         add_capabilities: add,
         drop_capabilities: drop,
         seccomp: flags[3],
+        asks,
     })
 }
 
@@ -164,8 +197,18 @@ fn restart_policy() -> impl Strategy<Value = RestartPolicy> {
 fn container() -> impl Strategy<Value = Container> {
     let pull = prop_oneof![Just(PullPolicy::Always), Just(PullPolicy::IfNotPresent), Just(PullPolicy::Never)];
     let env = (text(), env_value()).prop_map(|(name, value)| EnvVar { name, value });
-    let mount = (text(), text(), any::<bool>(), of(text()), any::<bool>()).prop_map(
-        |(volume, path, read_only, sub_path, sub_path_expr)| Mount { volume, path, read_only, sub_path, sub_path_expr },
+    let propagation = of(prop_oneof![Just(Propagation::FromDevice), Just(Propagation::BothWays)]);
+    let below = of(prop_oneof![Just(ReadOnlyBelow::IfPossible), Just(ReadOnlyBelow::Always)]);
+    let mount = ((text(), text(), any::<bool>(), of(text()), any::<bool>()), propagation, below).prop_map(
+        |((volume, path, read_only, sub_path, sub_path_expr), propagation, read_only_below)| Mount {
+            volume,
+            path,
+            read_only,
+            sub_path,
+            sub_path_expr,
+            propagation,
+            read_only_below,
+        },
     );
     let resources = of(any::<u64>()).prop_map(|n| Resources {
         memory_limit_bytes: n,
@@ -219,6 +262,19 @@ fn device_field() -> impl Strategy<Value = DeviceField> {
     ]
 }
 
+fn host_path_kind() -> impl Strategy<Value = HostPathKind> {
+    prop_oneof![
+        Just(HostPathKind::Any),
+        Just(HostPathKind::Directory),
+        Just(HostPathKind::DirectoryOrCreate),
+        Just(HostPathKind::File),
+        Just(HostPathKind::FileOrCreate),
+        Just(HostPathKind::Socket),
+        Just(HostPathKind::CharDevice),
+        Just(HostPathKind::BlockDevice),
+    ]
+}
+
 fn volume() -> impl Strategy<Value = Volume> {
     let content = prop_oneof![
         bytes().prop_map(Content::Inline),
@@ -226,11 +282,15 @@ fn volume() -> impl Strategy<Value = Volume> {
         device_field().prop_map(Content::Device),
     ];
     let file = (text(), any::<u32>(), content).prop_map(|(path, mode, content)| File { path, mode, content });
-    let source = prop_oneof![
-        (any::<bool>(), of(any::<u64>()))
-            .prop_map(|(memory, size_limit)| VolumeSource::EmptyDir(EmptyDir { memory, size_limit })),
-        (any::<bool>(), vec(file, 0..3)).prop_map(|(secret, entries)| VolumeSource::Files(Files { secret, entries })),
-    ];
+    let source =
+        prop_oneof![
+            (any::<bool>(), of(any::<u64>()))
+                .prop_map(|(memory, size_limit)| VolumeSource::EmptyDir(EmptyDir { memory, size_limit })),
+            (any::<bool>(), vec(file, 0..3))
+                .prop_map(|(secret, entries)| VolumeSource::Files(Files { secret, entries })),
+            (text(), host_path_kind(), any::<bool>())
+                .prop_map(|(path, kind, of_group)| VolumeSource::HostPath(HostPath { path, kind, of_group })),
+        ];
     (text(), source).prop_map(|(name, source)| Volume { name, source })
 }
 

@@ -1,6 +1,6 @@
 //! Containers.
 
-use super::{ImageSpec, Labels, NamespaceOption, PodSandboxConfig, SecurityProfile};
+use super::{ImageSpec, Labels, NamespaceOption, PodSandboxConfig, SecurityProfile, SupplementalGroupsPolicy};
 use prost::{Enumeration, Message};
 
 /// A container.
@@ -103,6 +103,12 @@ pub struct Mount {
     /// Whether it may not be written.
     #[prost(bool, tag = "3")]
     pub readonly: bool,
+    /// How mounts below it pass between container and host.
+    #[prost(enumeration = "MountPropagation", tag = "5")]
+    pub propagation: i32,
+    /// Whether what is mounted below it may not be written either.
+    #[prost(bool, tag = "8")]
+    pub recursive_read_only: bool,
 }
 
 /// What concerns Linux in a container.
@@ -175,6 +181,15 @@ pub struct LinuxContainerSecurityContext {
     /// Which system calls it may make.
     #[prost(message, optional, tag = "15")]
     pub seccomp: Option<SecurityProfile>,
+    /// What AppArmor lets it do.
+    #[prost(message, optional, tag = "16")]
+    pub apparmor: Option<SecurityProfile>,
+    /// The same for engines before 2022, as text; empty: the engine's own where there is AppArmor.
+    #[prost(string, tag = "9")]
+    pub apparmor_profile: String,
+    /// Whether the groups that the image gives the user count.
+    #[prost(enumeration = "SupplementalGroupsPolicy", tag = "17")]
+    pub supplemental_groups_policy: i32,
 }
 
 /// Capabilities.
@@ -351,6 +366,18 @@ pub struct ExecSyncResponse {
     /// Its exit code.
     #[prost(int32, tag = "3")]
     pub exit_code: i32,
+}
+
+/// How mounts below a mount pass between container and host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Enumeration)]
+#[repr(i32)]
+pub enum MountPropagation {
+    /// Not at all.
+    Private = 0,
+    /// From the host to the container.
+    HostToContainer = 1,
+    /// Both ways.
+    Bidirectional = 2,
 }
 
 /// How a container is.

@@ -46,6 +46,39 @@ pub struct StatusResponse {
     /// What it says besides.
     #[prost(map = "string, string", tag = "2")]
     pub info: Labels,
+    /// The ways in which it can run containers; engines before 2024 do not tell.
+    #[prost(message, repeated, tag = "3")]
+    pub runtime_handlers: Vec<RuntimeHandler>,
+    /// What it can do; engines before 2024 do not tell.
+    #[prost(message, optional, tag = "4")]
+    pub features: Option<RuntimeFeatures>,
+}
+
+/// A way in which an engine can run containers.
+#[derive(Clone, PartialEq, Message)]
+pub struct RuntimeHandler {
+    /// Its name; empty: the usual one.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// What can be done in this way.
+    #[prost(message, optional, tag = "2")]
+    pub features: Option<RuntimeHandlerFeatures>,
+}
+
+/// What can be done in one way of running containers.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct RuntimeHandlerFeatures {
+    /// Mounts that may not be written, with all that is mounted below them.
+    #[prost(bool, tag = "1")]
+    pub recursive_read_only_mounts: bool,
+}
+
+/// What an engine can do.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct RuntimeFeatures {
+    /// Leaving out the groups that an image gives its user.
+    #[prost(bool, tag = "1")]
+    pub supplemental_groups_policy: bool,
 }
 
 /// Conditions of the engine.

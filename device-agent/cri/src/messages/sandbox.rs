@@ -40,6 +40,9 @@ pub struct PodSandboxConfig {
     /// The directory of its containers' logs.
     #[prost(string, tag = "3")]
     pub log_directory: String,
+    /// How it resolves names; none: as the host does.
+    #[prost(message, optional, tag = "4")]
+    pub dns_config: Option<DnsConfig>,
     /// Ports of the host that lead to it.
     #[prost(message, repeated, tag = "5")]
     pub port_mappings: Vec<PortMapping>,
@@ -49,6 +52,20 @@ pub struct PodSandboxConfig {
     /// What concerns Linux.
     #[prost(message, optional, tag = "8")]
     pub linux: Option<LinuxPodSandboxConfig>,
+}
+
+/// How names are resolved.
+#[derive(Clone, PartialEq, Message)]
+pub struct DnsConfig {
+    /// The servers.
+    #[prost(string, repeated, tag = "1")]
+    pub servers: Vec<String>,
+    /// The domains to search.
+    #[prost(string, repeated, tag = "2")]
+    pub searches: Vec<String>,
+    /// Options.
+    #[prost(string, repeated, tag = "3")]
+    pub options: Vec<String>,
 }
 
 /// A port of the host that leads to the sandbox.
@@ -77,6 +94,9 @@ pub struct LinuxPodSandboxConfig {
     /// What it may.
     #[prost(message, optional, tag = "2")]
     pub security_context: Option<LinuxSandboxSecurityContext>,
+    /// Kernel parameters of its namespaces.
+    #[prost(map = "string, string", tag = "3")]
+    pub sysctls: Labels,
 }
 
 /// What a sandbox may.
@@ -94,6 +114,9 @@ pub struct LinuxSandboxSecurityContext {
     /// Which system calls it may make.
     #[prost(message, optional, tag = "9")]
     pub seccomp: Option<SecurityProfile>,
+    /// Whether the groups that the image gives the user count.
+    #[prost(enumeration = "SupplementalGroupsPolicy", tag = "11")]
+    pub supplemental_groups_policy: i32,
 }
 
 /// Who shares which namespaces.
@@ -127,6 +150,9 @@ pub struct RunPodSandboxRequest {
     /// What it is to be.
     #[prost(message, optional, tag = "1")]
     pub config: Option<PodSandboxConfig>,
+    /// Which of the engine's ways to run it; empty: the usual one.
+    #[prost(string, tag = "2")]
+    pub runtime_handler: String,
 }
 
 /// Which sandboxes.
@@ -249,6 +275,16 @@ pub enum NamespaceMode {
     Container = 1,
     /// The host.
     Node = 2,
+}
+
+/// Whether the groups that an image gives its user count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Enumeration)]
+#[repr(i32)]
+pub enum SupplementalGroupsPolicy {
+    /// They do.
+    Merge = 0,
+    /// They do not.
+    Strict = 1,
 }
 
 /// Which kind of security profile.

@@ -1,42 +1,86 @@
 //! What can run here, and what of it holds. Pure.
 
 use hawser_cri::Image;
-use hawser_wire::deployment::{Container, EdgeDeployment, Volume, VolumeSource};
+use hawser_wire::deployment::{
+    AppArmor, Ask, ConfinementAsk, Container, EdgeDeployment, ReadOnlyBelow, Volume, VolumeSource,
+};
 
+use super::abilities::Abilities;
+use super::security::asks;
 use crate::runtime::Refusal;
-use crate::runtime::volumes::beneath::is_name;
+use crate::runtime::volumes::beneath::{is_name, names};
 
-/// What of a container's description does not hold here.
-pub(super) fn not_enforced(pod: &EdgeDeployment, container: &Container) -> Vec<String> {
+/// What of a container's description does not hold here. `mounts`: whether the agent can mount for the engine.
+pub(super) fn not_enforced(pod: &EdgeDeployment, container: &Container, mounts: bool) -> Vec<String> {
+    // What is on the disk is measured, and the pod evicted if it is too much.
     let limited = |volume: &&Volume| {
         let mounted = container.mounts.iter().any(|mount| mount.volume == volume.name);
-        mounted && matches!(&volume.source, VolumeSource::EmptyDir(empty) if empty.size_limit.is_some())
+        mounted && matches!(&volume.source, VolumeSource::EmptyDir(empty) if empty.memory && empty.size_limit.is_some())
     };
     let line = |volume: &Volume| {
-        format!("emptyDir.sizeLimit of volume {}: the device does not limit the size of directories", volume.name)
+        format!("emptyDir.sizeLimit of volume {}: the engine does not see what the agent mounts", volume.name)
     };
-    pod.volumes.iter().filter(limited).map(line).collect()
+    pod.volumes.iter().filter(limited).filter(|_| !mounts).map(line).collect()
 }
 
 /// Whether a container can run here. What the image says is seen later.
-pub(super) fn refuse(pod: &EdgeDeployment, container: &Container) -> Result<(), Refusal> {
-    let refusal = |message: String| Err(Refusal { reason: "CreateContainerConfigError".to_owned(), message });
+pub(super) fn refuse(pod: &EdgeDeployment, container: &Container, able: &Abilities) -> Result<(), Refusal> {
+    let refusal = |reason: &str, message: String| Err(Refusal { reason: reason.to_owned(), message });
     if !is_name(&container.name) {
-        return refusal(format!("{:?} is not a container's name", container.name));
+        return refusal("CreateContainerConfigError", format!("{:?} is not a container's name", container.name));
     }
+    if let Err(message) = check_sysctls(pod, able) {
+        return refusal("SysctlForbidden", message);
+    }
+    if asks(pod).any(|ask| *ask == Ask::StrictGroups) && !able.strict_groups {
+        let message = "SupplementalGroupsPolicy=Strict is not supported in this node";
+        return refusal("SupplementalGroupsPolicyNotSupported", message.to_owned());
+    }
+    for ask in container.confinement.iter().flat_map(|confinement| &confinement.asks) {
+        match ask {
+            ConfinementAsk::AppArmor(AppArmor::Engine | AppArmor::Loaded(_)) if !able.apparmor => {
+                return refusal("AppArmor", "Cannot enforce AppArmor: AppArmor is not enabled on the host".to_owned());
+            }
+            ConfinementAsk::SeccompFile(file) if file.starts_with('/') || names(file).is_err() => {
+                let message = format!("seccompProfile.localhostProfile {file:?} must be a path below the profiles");
+                return refusal("CreateContainerConfigError", message);
+            }
+            ConfinementAsk::AppArmor(_) | ConfinementAsk::SeccompFile(_) => {}
+        }
+    }
+    let handler = handler(pod);
     for mount in &container.mounts {
-        let volume = pod.volumes.iter().find(|volume| volume.name == mount.volume);
-        let writable = volume.is_some_and(|volume| matches!(volume.source, VolumeSource::EmptyDir(_)));
-        // What a container writes there could lead the engine, which follows links, out of the volume.
-        if writable && mount.sub_path.as_deref().is_some_and(|path| !path.is_empty()) {
-            return refusal(format!(
-                "volumeMounts of {}: a device with a container engine cannot mount a part of an emptyDir yet: mount the \
-                 whole of volume {}",
-                container.name, mount.volume
-            ));
+        let asked = mount.read_only_below;
+        if asked == Some(ReadOnlyBelow::Always) && !able.read_only_below(handler) {
+            let message = format!(
+                "failed to resolve recursive read-only mode: volume \"{}\" requested recursive read-only mode, but it is not \
+                 supported by the runtime",
+                mount.volume
+            );
+            return refusal("CreateContainerConfigError", message);
         }
     }
     Ok(())
+}
+
+/// Whether the pod may set the kernel parameters that it sets.
+pub(super) fn check_sysctls(pod: &EdgeDeployment, able: &Abilities) -> Result<(), String> {
+    let host_ipc = asks(pod).any(|ask| *ask == Ask::HostIpc);
+    for ask in asks(pod) {
+        if let Ask::Sysctl { name, .. } = ask {
+            able.check_sysctl(name, pod.host_network, host_ipc)?;
+        }
+    }
+    Ok(())
+}
+
+/// In which of the engine's ways the pod runs; empty: the usual one.
+pub(super) fn handler(pod: &EdgeDeployment) -> &str {
+    let mut named = asks(pod).filter_map(|ask| match ask {
+        Ask::Handler(name) => Some(name.as_str()),
+        _ => None,
+    });
+    named.next().unwrap_or_default()
 }
 
 /// Whether the container would run as root although it says that it must not; a kubelet's words.
@@ -63,52 +107,16 @@ pub(super) fn check_non_root(pod: &EdgeDeployment, container: &Container, image:
 mod tests {
     use super::*;
     use hawser_cri::Int64Value;
-    use hawser_wire::PodUid;
-    use hawser_wire::deployment::{PullPolicy, Resources, RestartPolicy, User};
+    use hawser_wire::deployment::User;
+
+    use crate::runtime::cri::samples::{self, pod};
 
     fn image(uid: Option<i64>, username: &str) -> Image {
         Image { uid: uid.map(|value| Int64Value { value }), username: username.into(), ..Image::default() }
     }
 
     fn container(uid: Option<u32>) -> Container {
-        Container {
-            name: "c".into(),
-            image: "i".into(),
-            pull_policy: PullPolicy::Never,
-            command: vec![],
-            args: vec![],
-            working_dir: None,
-            env: vec![],
-            mounts: vec![],
-            resources: Resources::default(),
-            sidecar: false,
-            user: User { uid, gid: None, non_root: true },
-            termination_message_path: String::new(),
-            termination_message_from_logs: false,
-            interactive: None,
-            confinement: None,
-            care: None,
-        }
-    }
-
-    fn pod() -> EdgeDeployment {
-        EdgeDeployment {
-            uid: PodUid::new("u-1").unwrap(),
-            namespace: "shop".into(),
-            name: "web".into(),
-            restart_policy: RestartPolicy::Never,
-            grace_seconds: 30,
-            active_deadline_seconds: None,
-            init_containers: vec![],
-            containers: vec![],
-            volumes: vec![],
-            hostname: None,
-            host_network: false,
-            fs_group: None,
-            supplemental_groups: vec![],
-            engine: None,
-            priority: None,
-        }
+        Container { user: User { uid, gid: None, non_root: true }, ..samples::container() }
     }
 
     #[test]

@@ -1,33 +1,16 @@
 //! A pod in the words of a container engine. Pure.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use hawser_cri::{
-    Capability, ContainerConfig, ContainerMetadata, Image, ImageSpec, Int64Value, KeyValue, LinuxContainerConfig,
-    LinuxContainerResources, LinuxContainerSecurityContext, LinuxPodSandboxConfig, LinuxSandboxSecurityContext, Mount,
-    NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata, PortMapping, ProfileType, SecurityProfile,
+    ContainerConfig, ContainerMetadata, DnsConfig, Image, ImageSpec, KeyValue, LinuxContainerConfig,
+    LinuxContainerResources, LinuxPodSandboxConfig, Mount, PodSandboxConfig, PodSandboxMetadata, PortMapping,
 };
-use hawser_wire::deployment::{Confinement, Container, EdgeDeployment, HostPort, Protocol, Resources};
+use hawser_wire::deployment::{Container, EdgeDeployment, HostPort, Protocol, Resources};
 
-use super::labels;
+use super::{labels, security};
 use crate::runtime::ContainerStart;
-
-/// What an engine hides from containers when it is told so, as it does by itself for nobody.
-const MASKED: &[&str] = &[
-    "/proc/asound",
-    "/proc/acpi",
-    "/proc/interrupts",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/sys/firmware",
-    "/sys/devices/virtual/powercap",
-];
-const READ_ONLY: &[&str] = &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// The period of processor quotas, in microseconds.
 const CPU_PERIOD: u64 = 100_000;
@@ -45,9 +28,26 @@ pub(super) struct Frame<'f> {
     pub(super) device: &'f str,
     /// The cgroup below which all pods are.
     pub(super) cgroup_parent: &'f str,
+    /// Where the device has profiles of system calls.
+    pub(super) profiles: &'f Path,
 }
 
-pub(super) fn sandbox(frame: Frame<'_>, pod: &EdgeDeployment, attempt: u32, logs: &Path) -> PodSandboxConfig {
+/// How a sandbox is called and finds others, and which kernel parameters it sets.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Manners {
+    pub(super) hostname: String,
+    pub(super) dns: DnsConfig,
+    pub(super) sysctls: HashMap<String, String>,
+}
+
+pub(super) fn sandbox(
+    frame: Frame<'_>,
+    pod: &EdgeDeployment,
+    manners: Manners,
+    attempt: u32,
+    logs: &Path,
+) -> PodSandboxConfig {
+    let Manners { hostname, dns, sysctls } = manners;
     PodSandboxConfig {
         metadata: Some(PodSandboxMetadata {
             name: pod.name.clone(),
@@ -55,19 +55,15 @@ pub(super) fn sandbox(frame: Frame<'_>, pod: &EdgeDeployment, attempt: u32, logs
             namespace: pod.namespace.clone(),
             attempt,
         }),
-        hostname: pod.hostname.clone().filter(|_| !pod.host_network).unwrap_or_default(),
+        hostname,
         log_directory: logs.display().to_string(),
+        dns_config: Some(dns),
         port_mappings: ports(pod),
         labels: labels::sandbox(frame.device, pod),
         linux: Some(LinuxPodSandboxConfig {
             cgroup_parent: frame.cgroup_parent.to_owned(),
-            security_context: Some(LinuxSandboxSecurityContext {
-                namespace_options: Some(namespaces(pod)),
-                supplemental_groups: groups(pod),
-                // An engine makes no privileged container in another sandbox.
-                privileged: pod.all_containers().any(|(container, _)| confinement(container).privileged),
-                seccomp: Some(profile(ProfileType::RuntimeDefault)),
-            }),
+            security_context: Some(security::of_sandbox(pod)),
+            sysctls,
         }),
     }
 }
@@ -99,49 +95,13 @@ pub(super) fn container(
         tty: talks.tty,
         linux: Some(LinuxContainerConfig {
             resources: Some(resources(&container.resources)),
-            security_context: Some(security(pod, container, image)),
+            security_context: Some(security::of_container(pod, container, image, frame.profiles)),
         }),
     }
 }
 
 fn variable((name, value): &(String, String)) -> KeyValue {
     KeyValue { key: name.clone(), value: value.clone().into_bytes() }
-}
-
-fn security(pod: &EdgeDeployment, container: &Container, image: &Image) -> LinuxContainerSecurityContext {
-    // An engine wants to be told the user whenever it is told a group.
-    let user = container.user.uid.map(i64::from).or(image.uid.map(|uid| uid.value));
-    let asked = confinement(container);
-    let hidden = |paths: &[&str]| match asked.privileged {
-        true => Vec::new(),
-        false => paths.iter().map(|path| (*path).to_owned()).collect(),
-    };
-    let username = if user.is_none() { image.username.clone() } else { String::new() };
-    LinuxContainerSecurityContext {
-        capabilities: Some(Capability {
-            add_capabilities: asked.add_capabilities.clone(),
-            drop_capabilities: asked.drop_capabilities.clone(),
-        }),
-        privileged: asked.privileged,
-        namespace_options: Some(namespaces(pod)),
-        run_as_user: user.map(|value| Int64Value { value }),
-        run_as_username: username,
-        run_as_group: container.user.gid.map(|gid| Int64Value { value: i64::from(gid) }),
-        readonly_rootfs: asked.read_only_root,
-        supplemental_groups: groups(pod),
-        no_new_privs: asked.no_new_privileges,
-        masked_paths: hidden(MASKED),
-        readonly_paths: hidden(READ_ONLY),
-        seccomp: Some(profile(if asked.seccomp && !asked.privileged {
-            ProfileType::RuntimeDefault
-        } else {
-            ProfileType::Unconfined
-        })),
-    }
-}
-
-fn confinement(container: &Container) -> Confinement {
-    container.confinement.clone().unwrap_or_default()
 }
 
 /// On the device's own network there is nothing to map.
@@ -161,19 +121,6 @@ fn ports(pod: &EdgeDeployment) -> Vec<PortMapping> {
     ports.map(mapping).collect()
 }
 
-fn namespaces(pod: &EdgeDeployment) -> NamespaceOption {
-    let network = if pod.host_network { NamespaceMode::Node } else { NamespaceMode::Pod };
-    NamespaceOption { network: network.into(), pid: NamespaceMode::Container.into(), ipc: NamespaceMode::Pod.into() }
-}
-
-fn groups(pod: &EdgeDeployment) -> Vec<i64> {
-    pod.supplemental_groups.iter().copied().chain(pod.fs_group).map(i64::from).collect()
-}
-
-fn profile(kind: ProfileType) -> SecurityProfile {
-    SecurityProfile { profile_type: kind.into(), localhost_ref: String::new() }
-}
-
 /// Limits and weights as a kubelet reckons them.
 fn resources(resources: &Resources) -> LinuxContainerResources {
     let shares = resources.cpu_request_millis.or(resources.cpu_limit_millis).unwrap_or(0);
@@ -190,19 +137,6 @@ fn resources(resources: &Resources) -> LinuxContainerResources {
 
 fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
-}
-
-/// `/etc/hosts` of a container whose pod has a network of its own.
-pub(super) fn hosts(pod: &EdgeDeployment, addresses: &[String]) -> String {
-    let mut text = String::from(
-        "# Managed by Hawser; changes are lost when the container is started again.\n127.0.0.1\tlocalhost\n\
-         ::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\n\
-         fe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n",
-    );
-    for address in addresses {
-        text.push_str(&format!("{address}\t{}\n", pod.hostname.as_deref().unwrap_or(&pod.name)));
-    }
-    text
 }
 
 #[cfg(test)]

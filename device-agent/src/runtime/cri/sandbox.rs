@@ -1,38 +1,72 @@
 //! Sandboxes of the engine: found, made, replaced, removed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+use std::io::{self, Read};
+use std::path::Path;
+use std::sync::Arc;
 
-use hawser_cri::{CallError, Container as EngineContainer, PodSandbox, PodSandboxState};
+use hawser_cri::{CallError, Container as EngineContainer, DnsConfig, PodSandbox, PodSandboxConfig, PodSandboxState};
 use hawser_wire::PodUid;
 use hawser_wire::deployment::EdgeDeployment;
 
-use super::{Cri, describe, labels, place};
+use super::admission::{check_sysctls, handler};
+use super::describe::Manners;
+use super::{Cri, describe, failure, labels, names, place, security};
+use crate::runtime::volumes::place::Naming;
+use crate::runtime::{PodReady, RuntimeError, Told};
+
+/// Far more than any resolver's configuration takes.
+const MAX_RESOLVER: u64 = 64 * 1024;
 
 impl Cri {
     pub(super) async fn sandboxes(&self, uid: &PodUid) -> Result<Vec<PodSandbox>, CallError> {
         self.0.client.list_pod_sandboxes(labels::of_pod(self.device(), uid)).await
     }
 
-    /// The pod's sandbox, made if there is none that is ready.
-    async fn sandbox(&self, pod: &EdgeDeployment) -> Result<String, CallError> {
-        let all = self.sandboxes(&pod.uid).await?;
+    /// The pod's sandbox, made if there is none that is ready, and what is worth telling about one that was made.
+    async fn sandbox(&self, pod: &Arc<EdgeDeployment>) -> Result<(String, Vec<Told>), RuntimeError> {
+        let failed = |error| failure("ask the engine", error);
+        let all = self.sandboxes(&pod.uid).await.map_err(failed)?;
         if let Some(ready) = ready(&all) {
-            return Ok(ready.id.clone());
+            return Ok((ready.id.clone(), Vec::new()));
         }
         for old in &all {
             // Gives its network back; its containers stay to be asked about.
-            self.0.client.stop_pod_sandbox(&old.id).await?;
+            self.0.client.stop_pod_sandbox(&old.id).await.map_err(failed)?;
         }
         let attempts = all.iter().filter_map(|old| old.metadata.as_ref()).map(|metadata| metadata.attempt);
         let attempt = attempts.max().map_or(0, |last| last.saturating_add(1));
-        let logs = place::logs(&self.0.places, &pod.uid);
-        self.0.client.run_pod_sandbox(describe::sandbox(self.frame(), pod, attempt, &logs)).await
+        let (described, told) = self.describe_sandbox(pod, attempt).await?;
+        let made = self.0.client.run_pod_sandbox(described, handler(pod)).await.map_err(failed)?;
+        Ok((made, told))
     }
 
-    /// The addresses of the pod's sandbox, which is made if there is none; `None`: it shares the device's.
-    pub(super) async fn sandbox_addresses(&self, spec: &EdgeDeployment) -> Result<Option<Vec<String>>, CallError> {
-        let sandbox = self.sandbox(spec).await?;
-        let status = self.0.client.pod_sandbox_status(&sandbox).await?;
+    /// What a pod's sandbox is to be.
+    pub(super) async fn describe_sandbox(
+        &self,
+        pod: &Arc<EdgeDeployment>,
+        attempt: u32,
+    ) -> Result<(PodSandboxConfig, Vec<Told>), RuntimeError> {
+        let config = &self.0.config;
+        let hostname = names::hostname(pod, &config.cluster).map_err(io::Error::other);
+        let hostname = hostname.naming(|| "name the pod".to_owned())?;
+        let path = config.resolver.clone();
+        let of_the_device = self.blocking(move || read_resolver(&path)).await;
+        let (dns, told) = names::resolver(pod, &config.cluster, &of_the_device);
+        // What a pod may not set refuses its containers; until then its sandbox is without.
+        let allowed = check_sysctls(pod, &self.0.able).is_ok();
+        let sysctls = if allowed { security::sysctls(pod) } else { HashMap::new() };
+        let manners = Manners { hostname, dns, sysctls };
+        let logs = place::logs(&self.0.places, &pod.uid);
+        let told = told.into_iter().map(|(reason, message)| Told { reason: reason.to_owned(), message });
+        Ok((describe::sandbox(self.frame(), pod, manners, attempt, &logs), told.collect()))
+    }
+
+    /// The pod's sandbox is there; its addresses.
+    pub(super) async fn ready_sandbox(&self, spec: &Arc<EdgeDeployment>) -> Result<PodReady, RuntimeError> {
+        let (sandbox, told) = self.sandbox(spec).await?;
+        let status = self.0.client.pod_sandbox_status(&sandbox).await;
+        let status = status.map_err(|error| failure("ask the engine", error))?;
         let addresses = status.network.filter(|_| !spec.host_network).map(|network| {
             let more = network.additional_ips.into_iter().map(|more| more.ip);
             std::iter::once(network.ip).chain(more).filter(|ip| !ip.is_empty()).collect::<Vec<_>>()
@@ -41,7 +75,7 @@ impl Cri {
             Some(own) => self.addresses().insert(spec.uid.clone(), own.clone()),
             None => self.addresses().remove(&spec.uid),
         };
-        Ok(addresses)
+        Ok(PodReady { addresses, told })
     }
 
     pub(super) async fn remove_sandboxes(&self, uid: &PodUid) -> Result<(), CallError> {
@@ -68,4 +102,20 @@ impl Cri {
 /// The one that is ready.
 pub(super) fn ready(sandboxes: &[PodSandbox]) -> Option<&PodSandbox> {
     sandboxes.iter().find(|sandbox| sandbox.state() == PodSandboxState::Ready)
+}
+
+/// How the device itself resolves names. A resolver that listens on the device alone leads nowhere from within a pod, so
+/// what lies behind it is read where that is known; a device without any has no names.
+fn read_resolver(path: &Path) -> DnsConfig {
+    const BEHIND_RESOLVED: &str = "/run/systemd/resolve/resolv.conf";
+    let read = |path: &Path| {
+        let mut text = String::new();
+        std::fs::File::open(path).ok()?.take(MAX_RESOLVER).read_to_string(&mut text).ok()?;
+        Some(names::parse_resolver(&text))
+    };
+    let own = read(path).unwrap_or_default();
+    if !names::is_only_local(&own) {
+        return own;
+    }
+    read(Path::new(BEHIND_RESOLVED)).unwrap_or(own)
 }

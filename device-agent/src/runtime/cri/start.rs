@@ -37,7 +37,7 @@ impl Cri {
         match (refused, status) {
             (None, status) => Ok(Started {
                 handle: status.as_ref().map(exit::handle).unwrap_or_default(),
-                not_enforced: not_enforced(&start.spec, container),
+                not_enforced: not_enforced(&start.spec, container, self.0.places.mounts),
             }),
             // It was not, or not yet: an engine that hangs may still do it. Then it is found by the next attempt.
             (Some(error), None) => Err(failed("start", error)),
@@ -62,17 +62,17 @@ impl Cri {
         })?;
         check_non_root(pod, container, &image).map_err(StartError::Config)?;
         let addresses = self.addresses().get(&pod.uid).cloned();
-        let (places, made, described) = (self.0.places.clone(), start.clone(), container.clone());
-        let mounts = self.blocking(move || place::prepare(&places, &made, &described, addresses.as_deref())).await;
-        let mounts = mounts.map_err(StartError::NotCreated)?;
+        let (runtime, made, of) = (self.clone(), start.clone(), container.clone());
+        let mounts = self.blocking(move || place::prepare(&runtime, &made, &of, addresses.as_deref())).await;
+        let mounts = mounts?;
         let log = place::log_below(&start.id);
         let config = describe::container(self.frame(), start, container, &image, mounts, log);
         let attempt = sandbox.metadata.as_ref().map_or(0, |metadata| metadata.attempt);
-        let logs = place::logs(&self.0.places, &pod.uid);
+        let (described, _) = self.describe_sandbox(&start.spec, attempt).await?;
         let request = CreateContainerRequest {
             pod_sandbox_id: sandbox.id.clone(),
             config: Some(config),
-            sandbox_config: Some(describe::sandbox(self.frame(), pod, attempt, &logs)),
+            sandbox_config: Some(described),
         };
         let created = self.0.client.create_container(request).await;
         created.map_err(|error| failed(&format!("make {}", start.id), error))

@@ -1,6 +1,8 @@
 //! What can run here, and what of it holds. Pure.
 
-use hawser_wire::deployment::{Container, EdgeDeployment, VolumeSource};
+use hawser_wire::deployment::{
+    AppArmor, Ask, ConfinementAsk, Container, Dns, DnsBase, EdgeDeployment, ReadOnlyBelow, VolumeSource,
+};
 
 use super::HOST_IMAGE;
 use crate::runtime::Refusal;
@@ -53,7 +55,13 @@ fn refuse_engine_matters(pod: &EdgeDeployment, container: &Container) -> Result<
         (asked.seccomp, "securityContext.seccompProfile"),
         (mapped, "ports.hostPort without hostNetwork"),
     ];
-    let asked: Vec<&str> = fields.into_iter().filter(|(asked, _)| *asked).map(|(_, field)| field).collect();
+    let mut asked: Vec<&str> = fields.into_iter().filter(|(asked, _)| *asked).map(|(_, field)| field).collect();
+    asked.extend(pod.engine.iter().flat_map(|engine| &engine.asks).filter_map(missing));
+    asked.extend(container.confinement.iter().flat_map(|confinement| &confinement.asks).filter_map(not_confined));
+    if container.mounts.iter().any(|mount| mount.read_only_below == Some(ReadOnlyBelow::Always)) {
+        asked.push("volumeMounts.recursiveReadOnly: Enabled");
+    }
+    asked.dedup();
     if asked.is_empty() {
         return Ok(());
     }
@@ -65,6 +73,29 @@ fn refuse_engine_matters(pod: &EdgeDeployment, container: &Container) -> Result<
             asked.join(", ")
         ),
     })
+}
+
+/// The field of an ask that this runtime cannot do; `None`: programs of the host have it anyway.
+fn missing(ask: &Ask) -> Option<&'static str> {
+    match ask {
+        Ask::HostProcesses | Ask::HostIpc | Ask::Subdomain(_) | Ask::StrictGroups => None,
+        Ask::SharedProcesses => Some("shareProcessNamespace"),
+        Ask::Sysctl { .. } => Some("securityContext.sysctls"),
+        Ask::Handler(_) => Some("runtimeClassName"),
+        Ask::HostAlias { .. } => Some("hostAliases"),
+        Ask::HostnameIsWhole => Some("setHostnameAsFQDN"),
+        Ask::Dns(Dns { base: DnsBase::Nothing, .. }) => Some("dnsPolicy: None"),
+        Ask::Dns(dns) if dns.servers.is_empty() && dns.searches.is_empty() && dns.options.is_empty() => None,
+        Ask::Dns(_) => Some("dnsConfig"),
+    }
+}
+
+fn not_confined(ask: &ConfinementAsk) -> Option<&'static str> {
+    match ask {
+        ConfinementAsk::SeccompFile(_) => Some("securityContext.seccompProfile"),
+        ConfinementAsk::AppArmor(AppArmor::None) => None,
+        ConfinementAsk::AppArmor(AppArmor::Engine | AppArmor::Loaded(_)) => Some("securityContext.appArmorProfile"),
+    }
 }
 
 fn refuse_mounts(container: &Container) -> Result<(), String> {
@@ -101,13 +132,13 @@ pub(super) fn not_enforced(pod: &EdgeDeployment, container: &Container, no_cgrou
     }
     for mount in &container.mounts {
         let volume = pod.volumes.iter().find(|volume| volume.name == mount.volume);
+        let Some(volume) = volume else { continue };
         // Files that the bridge gives belong to the agent's user, and what is changed in them is put right.
-        let Some(VolumeSource::EmptyDir(empty)) = volume.map(|volume| &volume.source) else { continue };
-        if mount.read_only {
+        if mount.read_only && !matches!(volume.source, VolumeSource::Files(_)) {
             told.push(format!("readOnly of the mount at {} {NO_MOUNTS}", mount.path));
         }
         // What is on the disk is measured, and the pod evicted if it is too much.
-        if empty.memory && empty.size_limit.is_some() {
+        if matches!(&volume.source, VolumeSource::EmptyDir(empty) if empty.memory && empty.size_limit.is_some()) {
             told.push(format!("sizeLimit of volume {} {NO_MOUNTS}", mount.volume));
         }
     }

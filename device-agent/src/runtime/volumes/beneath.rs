@@ -38,6 +38,12 @@ impl Beneath {
         Ok(Self(rustix::fs::open(path, DIRECTORY, Mode::empty())?))
     }
 
+    /// A directory of the device's own, whose links are the device's.
+    pub(super) fn follow(path: &Path) -> io::Result<Self> {
+        let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(Self(rustix::fs::open(path, flags, Mode::empty())?))
+    }
+
     fn step(&self, name: &str) -> io::Result<Self> {
         Ok(Self(rustix::fs::openat(&self.0, name, DIRECTORY, Mode::empty())?))
     }

@@ -6,7 +6,8 @@
 //!     volumes/<volume>/                           0755: emptyDir (0777) and files that are no secret
 //!     logs/<container>/<attempt>.log              0700
 //!     containers/<container>/work/                0755: the container's own directory, of its user
-//!     containers/<container>/<n>/                 0700: attempt n: lock, control, state.json, exit.json
+//!     containers/<container>/<n>/                 0700: attempt n: lock, control, state.json, exit.json; with an engine
+//!                                                 0711: hosts, termination, part-<m>: mounted parts of volumes
 //! <secrets>/                                      0711
 //!   <pod uid>/                                    0710, of the pod's group
 //!     <volume>/                                   0755: secret files and emptyDir (0777) in memory
@@ -28,7 +29,7 @@ use hawser_wire::deployment::{EdgeDeployment, Volume, VolumeSource};
 use super::beneath::{Beneath, is_name, names};
 use super::files::write_files;
 use super::removal::remove_tree;
-use super::{group, space};
+use super::{group, host_path, mounts, part, space};
 use crate::runtime::{ContainerId, DiskUse, PodSetup, RuntimeError};
 
 /// Names the operation that failed.
@@ -48,6 +49,8 @@ impl<T, E: Into<io::Error>> Naming<T> for Result<T, E> {
 pub(in crate::runtime) struct Places {
     pub(in crate::runtime) root: PathBuf,
     pub(in crate::runtime) secrets: PathBuf,
+    /// Whether volumes may be mounts: that takes root, and somebody who sees them.
+    pub(in crate::runtime) mounts: bool,
 }
 
 impl Places {
@@ -75,6 +78,7 @@ impl Places {
         let in_memory = match &volume.source {
             VolumeSource::EmptyDir(empty) => empty.memory,
             VolumeSource::Files(files) => files.secret,
+            VolumeSource::HostPath(path) => return PathBuf::from(&path.path),
         };
         if in_memory {
             self.secret_pod(uid).join(&volume.name)
@@ -110,16 +114,23 @@ impl Places {
         }
         for volume in &spec.volumes {
             let path = self.volume(uid, volume);
+            if let VolumeSource::HostPath(wanted) = &volume.source {
+                let naming = || format!("MountVolume.SetUp failed for volume \"{}\" ", volume.name);
+                host_path::prepare(wanted).naming(naming)?;
+                continue;
+            }
             if path.starts_with(&self.secrets) {
                 self.prepare_secrets(uid)?;
             }
             let naming = || format!("write volume {} to {}", volume.name, path.display());
             match &volume.source {
-                VolumeSource::EmptyDir(_) => {
+                VolumeSource::EmptyDir(empty) => {
                     let group = spec.fs_group;
                     let mode = if group.is_some() { 0o2777 } else { 0o777 };
-                    if !path.exists() {
-                        make_empty(&path, group, mode).naming(naming)?;
+                    match empty.size_limit.filter(|_| empty.memory && self.mounts) {
+                        Some(bytes) => make_memory(&path, bytes, group, mode).naming(naming)?,
+                        None if path.exists() => {}
+                        None => make_empty(&path, group, mode).naming(naming)?,
                     }
                 }
                 VolumeSource::Files(_) => {
@@ -127,6 +138,7 @@ impl Places {
                     let files = pod.files.get(&volume.name).map(Vec::as_slice).unwrap_or_default();
                     write_files(&path, files, spec.fs_group).naming(naming)?;
                 }
+                VolumeSource::HostPath(_) => {}
             }
         }
         Ok(())
@@ -174,10 +186,32 @@ impl Places {
         let uids = entries.flatten().filter_map(|entry| PodUid::new(entry.file_name().to_str()?).ok());
         // Where there are secrets, there is a place: what else lies in the directory of the secrets is not ours.
         for uid in uids.filter(|uid| !used.contains(uid)) {
-            if let Err(error) = remove_tree(&self.secret_pod(&uid)).and_then(|()| remove_tree(&self.pod(&uid))) {
-                tracing::warn!(%error, %uid, "what was prepared for a pod stays");
+            if let Err(error) = self.remove(&uid) {
+                tracing::warn!(error = error.line(), %uid, "what was prepared for a pod stays");
             }
         }
+    }
+
+    /// Removes everything that a pod has on the disk and in memory.
+    pub(in crate::runtime) fn remove(&self, uid: &PodUid) -> Result<(), RuntimeError> {
+        for path in [self.secret_pod(uid), self.pod(uid)] {
+            remove_mounted(&path).naming(|| format!("remove {}", path.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Makes a part of a volume appear at `target`, so that nobody who follows that path can be led elsewhere.
+    pub(in crate::runtime) fn mount_part(
+        &self,
+        uid: &PodUid,
+        volume: &Volume,
+        part: &str,
+        target: &Path,
+    ) -> io::Result<()> {
+        if !self.mounts {
+            return Err(io::Error::other("the engine does not see what the agent mounts"));
+        }
+        mounts::bind(part::open(&self.volume(uid, volume), part)?, target)
     }
 
     pub(in crate::runtime) fn mount_source(
@@ -194,6 +228,13 @@ impl Places {
             // Nobody but the agent writes there, so its links are ours.
             VolumeSource::Files(_) if source.exists() => Ok(source),
             VolumeSource::Files(_) => Err(io::Error::other(format!("there is no {sub_path} in the volume"))),
+            // Who may write there is the device's business, and so are its links.
+            VolumeSource::HostPath(_) if source.exists() => Ok(source),
+            VolumeSource::HostPath(_) => {
+                let mode = fs::metadata(&path)?.permissions().mode() & 0o7777;
+                Beneath::follow(&path)?.make(&names, mode)?;
+                Ok(source)
+            }
             VolumeSource::EmptyDir(_) => {
                 let root = Beneath::open(&path)?;
                 if root.read_file(sub_path).is_err() {
@@ -242,6 +283,26 @@ fn make_empty(path: &Path, group: Option<u32>, mode: u32) -> io::Result<()> {
     make(&draft, 0o700)?;
     Beneath::open(&draft)?.own(None, group, mode)?;
     fs::rename(&draft, path)
+}
+
+/// Makes an emptyDir that is a file system of its own. One that is there keeps its size.
+fn make_memory(path: &Path, bytes: u64, group: Option<u32>, mode: u32) -> io::Result<()> {
+    if path.exists() {
+        // An agent that died meanwhile has left what nobody could use yet.
+        if mounts::is_mounted(path)? && fs::metadata(path)?.permissions().mode() & 0o777 != 0o700 {
+            return Ok(());
+        }
+        remove_mounted(path)?;
+    }
+    make(path, 0o700)?;
+    mounts::memory(path, bytes)?;
+    Beneath::open(path)?.own(None, group, mode)
+}
+
+/// Removes a tree and what is mounted in it, but nothing of what is mounted there.
+pub(in crate::runtime) fn remove_mounted(path: &Path) -> io::Result<()> {
+    mounts::unmount_below(path)?;
+    remove_tree(path)
 }
 
 /// On a memory file system where everybody may make directories, somebody else may have been first.

@@ -1,7 +1,8 @@
 //! Removing what a workload left, however it left it.
 //!
 //! A workload may nest directories deeper than there are descriptors or stack for, and take the agent's rights to them
-//! away where both are the same user. No link is followed.
+//! away where both are the same user. No link is followed, and what is
+//! mounted there is not entered.
 
 use std::ffi::{CString, OsStr};
 use std::fs;
@@ -10,7 +11,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, Dir, Mode, OFlags};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 /// How many directories are held open at once. What lies deeper is moved up first.
@@ -108,16 +109,26 @@ fn is_full(dir: &OwnedFd, name: &std::ffi::CStr) -> io::Result<bool> {
 /// Opens a directory that is to be emptied, with all rights to it.
 fn enter(dir: &OwnedFd, name: &std::ffi::CStr) -> io::Result<OwnedFd> {
     let all = Mode::from_raw_mode(0o700);
-    let opened = match rustix::fs::openat(dir, name, DIRECTORY, Mode::empty()) {
+    let opened = match open_here(dir, name) {
         Err(Errno::ACCESS) => {
             rustix::fs::chmodat(dir, name, all, AtFlags::empty())?;
-            rustix::fs::openat(dir, name, DIRECTORY, Mode::empty())?
+            open_here(dir, name)?
         }
         opened => opened?,
     };
     // Root needs none, and whoever is not root owns it.
     let _ = rustix::fs::fchmod(&opened, all);
     Ok(opened)
+}
+
+/// Opens a directory, unless something is mounted on it: that is somebody else's, and is not removed with ours. Kernels
+/// before 5.6 cannot tell.
+fn open_here(dir: &OwnedFd, name: &std::ffi::CStr) -> Result<OwnedFd, Errno> {
+    match rustix::fs::openat2(dir, name, DIRECTORY, Mode::empty(), ResolveFlags::NO_XDEV) {
+        // Some sandboxes refuse what they do not know.
+        Err(Errno::NOSYS | Errno::PERM) => rustix::fs::openat(dir, name, DIRECTORY, Mode::empty()),
+        opened => opened,
+    }
 }
 
 /// Moves a directory up to the top, under a name that is not taken there.

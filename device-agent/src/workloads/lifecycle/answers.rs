@@ -6,7 +6,12 @@ impl Lifecycle {
     pub(super) fn prepared(&mut self, now: u64, result: Result<PodReady, PlaceProblem>, out: &mut Effects) {
         self.preparing = false;
         match result {
-            Ok(ready) => self.place = Place::Made { addresses: ready.addresses },
+            Ok(ready) => {
+                for Told { reason, message } in &ready.told {
+                    out.event(None, true, reason, message);
+                }
+                self.place = Place::Made { addresses: ready.addresses };
+            }
             Err(PlaceProblem { reason, message }) => {
                 let delay = match &self.place {
                     Place::Failed { delay, .. } => doubled(*delay),

@@ -3,11 +3,11 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use hawser_wire::deployment::{Confinement, Engine, HostPort, Protocol, RegistryLogin};
-use k8s_openapi::api::core::v1::{PodSpec, SeccompProfile};
+use hawser_wire::deployment::{AppArmor, Confinement, ConfinementAsk, Engine, HostPort, Protocol, RegistryLogin};
+use k8s_openapi::api::core::v1::{AppArmorProfile, PodSpec, SeccompProfile};
 use serde_json::Value;
 
-use super::{Place, Problem, Translated, host_network, places};
+use super::{Place, Problem, Translated, asks, host_network, places};
 use crate::deployment::Notice;
 use crate::deployment::references::{Contents, Fetched, Found};
 
@@ -21,6 +21,10 @@ pub(super) fn confinement(spec: &PodSpec, place: &Place<'_>) -> Option<Confineme
     let profile =
         own.and_then(|own| own.seccomp_profile.as_ref()).or(shared.and_then(|shared| shared.seccomp_profile.as_ref()));
     let is_default = |profile: &SeccompProfile| profile.type_ == "RuntimeDefault";
+    let file = profile.filter(|profile| profile.type_ == "Localhost");
+    let file = file.map(|profile| profile.localhost_profile.clone().unwrap_or_default());
+    let apparmor = own.and_then(|own| own.app_armor_profile.as_ref());
+    let apparmor = apparmor.or(shared.and_then(|shared| shared.app_armor_profile.as_ref())).map(self::apparmor);
     let capabilities = own.and_then(|own| own.capabilities.clone()).unwrap_or_default();
     let confinement = Confinement {
         privileged: own.and_then(|own| own.privileged).unwrap_or(false),
@@ -29,8 +33,17 @@ pub(super) fn confinement(spec: &PodSpec, place: &Place<'_>) -> Option<Confineme
         add_capabilities: capabilities.add.unwrap_or_default(),
         drop_capabilities: capabilities.drop.unwrap_or_default(),
         seccomp: profile.is_some_and(is_default),
+        asks: file.map(ConfinementAsk::SeccompFile).into_iter().chain(apparmor.map(ConfinementAsk::AppArmor)).collect(),
     };
     Some(confinement).filter(|confinement| *confinement != Confinement::default())
+}
+
+fn apparmor(profile: &AppArmorProfile) -> AppArmor {
+    match profile.type_.as_str() {
+        "RuntimeDefault" => AppArmor::Engine,
+        "Localhost" => AppArmor::Loaded(profile.localhost_profile.clone().unwrap_or_default()),
+        _ => AppArmor::None,
+    }
 }
 
 /// What the pod as a whole asks of an engine.
@@ -47,7 +60,7 @@ pub(super) fn engine(spec: &PodSpec, fetched: &Fetched) -> Translated<Option<Eng
         logins.extend(self::logins(contents));
     }
     logins.truncate(MAX_LOGINS);
-    let engine = Engine { logins, host_ports };
+    let engine = Engine { logins, host_ports, asks: asks::asks(spec)? };
     Ok(Some(engine).filter(|engine| *engine != Engine::default()))
 }
 

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::super::references::{Contents, Fetched, Found, TokenWanted, wanted};
 use super::*;
 
+mod asks;
 mod care;
 mod engine;
 

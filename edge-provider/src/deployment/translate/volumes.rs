@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 
 use hawser_wire::ContentHash;
-use hawser_wire::deployment::{Content, DeviceField, EmptyDir, File, Files, MAX_INLINE, Volume, VolumeSource};
+use hawser_wire::deployment::{
+    Content, DeviceField, EmptyDir, File, Files, HostPath, HostPathKind, MAX_INLINE, Volume, VolumeSource,
+};
 use k8s_openapi::api::core::v1::{
-    DownwardAPIVolumeFile, EmptyDirVolumeSource, KeyToPath, ProjectedVolumeSource, ServiceAccountTokenProjection,
-    VolumeProjection,
+    DownwardAPIVolumeFile, EmptyDirVolumeSource, HostPathVolumeSource, KeyToPath, ProjectedVolumeSource,
+    ServiceAccountTokenProjection, VolumeProjection,
 };
 
 use super::environment::Kind;
@@ -40,12 +42,32 @@ pub(super) fn volume(
         files.downward(pod, source.items.as_deref(), source.default_mode, &format!("{path}.downwardAPI"))?;
     } else if let Some(source) = &volume.projected {
         files.projected(pod, source, fetched, &format!("{path}.projected"))?;
+    } else if let Some(source) = &volume.host_path {
+        let source = VolumeSource::HostPath(host_path(source, &path)?);
+        return Ok(Volume { name: volume.name.clone(), source });
     } else {
         let empty = empty_dir(volume.empty_dir.as_ref(), &path)?;
         return Ok(Volume { name: volume.name.clone(), source: VolumeSource::EmptyDir(empty) });
     }
     files.check_paths()?;
     Ok(Volume { name: volume.name.clone(), source: VolumeSource::Files(files.into_files(blobs)) })
+}
+
+fn host_path(source: &HostPathVolumeSource, path: &str) -> Translated<HostPath> {
+    let kind = match source.type_.as_deref() {
+        None | Some("") => HostPathKind::Any,
+        Some("Directory") => HostPathKind::Directory,
+        Some("DirectoryOrCreate") => HostPathKind::DirectoryOrCreate,
+        Some("File") => HostPathKind::File,
+        Some("FileOrCreate") => HostPathKind::FileOrCreate,
+        Some("Socket") => HostPathKind::Socket,
+        Some("CharDevice") => HostPathKind::CharDevice,
+        Some("BlockDevice") => HostPathKind::BlockDevice,
+        Some(other) => {
+            return Err(Problem::Refused(format!("{path}.hostPath.type: {other} is an invalid volume type")));
+        }
+    };
+    Ok(HostPath { path: source.path.clone(), kind, of_group: false })
 }
 
 fn empty_dir(source: Option<&EmptyDirVolumeSource>, path: &str) -> Translated<EmptyDir> {

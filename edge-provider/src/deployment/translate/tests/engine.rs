@@ -20,6 +20,7 @@ fn confinement_travels_only_when_it_is_asked_for() {
         add_capabilities: vec!["NET_ADMIN".into()],
         drop_capabilities: vec!["ALL".into()],
         seccomp: true,
+        asks: vec![],
     };
     assert_eq!(of(asked), Some(expected));
 }

@@ -1,0 +1,214 @@
+//! What a pod and its containers may do, in the words of an engine. Pure.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use hawser_cri::{
+    Capability, Image, Int64Value, LinuxContainerSecurityContext, LinuxSandboxSecurityContext, NamespaceMode,
+    NamespaceOption, ProfileType, SecurityProfile, SupplementalGroupsPolicy,
+};
+use hawser_wire::deployment::{AppArmor, Ask, Confinement, ConfinementAsk, Container, EdgeDeployment};
+
+/// What an engine hides from containers when it is told so, as it does by itself for nobody.
+const MASKED: &[&str] = &[
+    "/proc/asound",
+    "/proc/acpi",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
+    "/sys/devices/virtual/powercap",
+];
+const READ_ONLY: &[&str] = &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// What a pod as a whole asks of the engine.
+pub(super) fn asks(pod: &EdgeDeployment) -> impl Iterator<Item = &Ask> {
+    pod.engine.iter().flat_map(|engine| &engine.asks)
+}
+
+pub(super) fn of_sandbox(pod: &EdgeDeployment) -> LinuxSandboxSecurityContext {
+    LinuxSandboxSecurityContext {
+        namespace_options: Some(namespaces(pod)),
+        supplemental_groups: groups(pod),
+        supplemental_groups_policy: groups_policy(pod).into(),
+        // An engine makes no privileged container in another sandbox.
+        privileged: pod.all_containers().any(|(container, _)| confinement(container).privileged),
+        seccomp: Some(profile(ProfileType::RuntimeDefault)),
+    }
+}
+
+/// Kernel parameters of the pod's namespaces.
+pub(super) fn sysctls(pod: &EdgeDeployment) -> HashMap<String, String> {
+    let sysctl = |ask: &Ask| match ask {
+        Ask::Sysctl { name, value } => Some((name.clone(), value.clone())),
+        _ => None,
+    };
+    asks(pod).filter_map(sysctl).collect()
+}
+
+/// `profiles`: where the device has profiles of system calls.
+pub(super) fn of_container(
+    pod: &EdgeDeployment,
+    container: &Container,
+    image: &Image,
+    profiles: &Path,
+) -> LinuxContainerSecurityContext {
+    // An engine wants to be told the user whenever it is told a group.
+    let user = container.user.uid.map(i64::from).or(image.uid.map(|uid| uid.value));
+    let asked = confinement(container);
+    let hidden = |paths: &[&str]| match asked.privileged {
+        true => Vec::new(),
+        false => paths.iter().map(|path| (*path).to_owned()).collect(),
+    };
+    let username = if user.is_none() { image.username.clone() } else { String::new() };
+    let (apparmor, apparmor_profile) = apparmor(&asked).unzip();
+    LinuxContainerSecurityContext {
+        capabilities: Some(Capability {
+            add_capabilities: asked.add_capabilities.clone(),
+            drop_capabilities: asked.drop_capabilities.clone(),
+        }),
+        privileged: asked.privileged,
+        namespace_options: Some(namespaces(pod)),
+        run_as_user: user.map(|value| Int64Value { value }),
+        run_as_username: username,
+        run_as_group: container.user.gid.map(|gid| Int64Value { value: i64::from(gid) }),
+        readonly_rootfs: asked.read_only_root,
+        supplemental_groups: groups(pod),
+        supplemental_groups_policy: groups_policy(pod).into(),
+        no_new_privs: asked.no_new_privileges,
+        masked_paths: hidden(MASKED),
+        readonly_paths: hidden(READ_ONLY),
+        seccomp: Some(seccomp(&asked, profiles)),
+        apparmor,
+        apparmor_profile: apparmor_profile.unwrap_or_default(),
+    }
+}
+
+fn confinement(container: &Container) -> Confinement {
+    container.confinement.clone().unwrap_or_default()
+}
+
+fn namespaces(pod: &EdgeDeployment) -> NamespaceOption {
+    let has = |wanted: Ask| asks(pod).any(|ask| *ask == wanted);
+    let network = if pod.host_network { NamespaceMode::Node } else { NamespaceMode::Pod };
+    let pid = match (has(Ask::HostProcesses), has(Ask::SharedProcesses)) {
+        (true, _) => NamespaceMode::Node,
+        (false, true) => NamespaceMode::Pod,
+        (false, false) => NamespaceMode::Container,
+    };
+    let ipc = if has(Ask::HostIpc) { NamespaceMode::Node } else { NamespaceMode::Pod };
+    NamespaceOption { network: network.into(), pid: pid.into(), ipc: ipc.into() }
+}
+
+fn groups(pod: &EdgeDeployment) -> Vec<i64> {
+    pod.supplemental_groups.iter().copied().chain(pod.fs_group).map(i64::from).collect()
+}
+
+fn groups_policy(pod: &EdgeDeployment) -> SupplementalGroupsPolicy {
+    match asks(pod).any(|ask| *ask == Ask::StrictGroups) {
+        true => SupplementalGroupsPolicy::Strict,
+        false => SupplementalGroupsPolicy::Merge,
+    }
+}
+
+fn profile(kind: ProfileType) -> SecurityProfile {
+    SecurityProfile { profile_type: kind.into(), localhost_ref: String::new() }
+}
+
+/// A privileged container may make all system calls, whatever it asks for.
+fn seccomp(asked: &Confinement, profiles: &Path) -> SecurityProfile {
+    let file = asked.asks.iter().find_map(|ask| match ask {
+        ConfinementAsk::SeccompFile(file) => Some(file),
+        ConfinementAsk::AppArmor(_) => None,
+    });
+    match (asked.privileged, file) {
+        (false, Some(file)) => SecurityProfile {
+            profile_type: ProfileType::Localhost.into(),
+            localhost_ref: profiles.join(file).display().to_string(),
+        },
+        (false, None) if asked.seccomp => profile(ProfileType::RuntimeDefault),
+        _ => profile(ProfileType::Unconfined),
+    }
+}
+
+/// The profile in the words of today's engines and of older ones.
+fn apparmor(asked: &Confinement) -> Option<(SecurityProfile, String)> {
+    let wanted = asked.asks.iter().find_map(|ask| match ask {
+        ConfinementAsk::AppArmor(wanted) => Some(wanted),
+        ConfinementAsk::SeccompFile(_) => None,
+    })?;
+    Some(match wanted {
+        AppArmor::Engine => (profile(ProfileType::RuntimeDefault), "runtime/default".to_owned()),
+        AppArmor::None => (profile(ProfileType::Unconfined), "unconfined".to_owned()),
+        AppArmor::Loaded(name) => (
+            SecurityProfile { profile_type: ProfileType::Localhost.into(), localhost_ref: name.clone() },
+            format!("localhost/{name}"),
+        ),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::cri::samples::{container, pod};
+    use hawser_wire::deployment::Engine;
+
+    fn asking(asks: Vec<Ask>) -> EdgeDeployment {
+        EdgeDeployment { engine: Some(Engine { asks, ..Engine::default() }), ..pod() }
+    }
+
+    #[test]
+    fn namespaces_are_shared_as_the_pod_asks() {
+        let of = |asks| {
+            let namespaces = namespaces(&asking(asks));
+            (namespaces.pid(), namespaces.ipc())
+        };
+        assert_eq!(of(vec![]), (NamespaceMode::Container, NamespaceMode::Pod));
+        assert_eq!(of(vec![Ask::SharedProcesses]), (NamespaceMode::Pod, NamespaceMode::Pod));
+        assert_eq!(of(vec![Ask::HostProcesses, Ask::HostIpc]), (NamespaceMode::Node, NamespaceMode::Node));
+    }
+
+    #[test]
+    fn profiles_are_told_in_the_words_of_old_and_new_engines() {
+        let of = |asks: Vec<ConfinementAsk>, privileged| {
+            let confinement = Confinement { asks, privileged, seccomp: true, ..Confinement::default() };
+            let container = hawser_wire::deployment::Container { confinement: Some(confinement), ..container() };
+            of_container(&pod(), &container, &Image::default(), Path::new("/profiles"))
+        };
+        let file = || ConfinementAsk::SeccompFile("deep/audit.json".into());
+        let seccomp = |context: &LinuxContainerSecurityContext| context.seccomp.clone().unwrap();
+        let told = seccomp(&of(vec![file()], false));
+        assert_eq!(
+            (told.profile_type(), told.localhost_ref.as_str()),
+            (ProfileType::Localhost, "/profiles/deep/audit.json")
+        );
+        assert_eq!(seccomp(&of(vec![file()], true)).profile_type(), ProfileType::Unconfined);
+        assert_eq!(seccomp(&of(vec![], false)).profile_type(), ProfileType::RuntimeDefault);
+        assert_eq!(of(vec![], false).apparmor, None);
+        for (wanted, old, kind, name) in [
+            (AppArmor::Engine, "runtime/default", ProfileType::RuntimeDefault, ""),
+            (AppArmor::None, "unconfined", ProfileType::Unconfined, ""),
+            (AppArmor::Loaded("strict".into()), "localhost/strict", ProfileType::Localhost, "strict"),
+        ] {
+            let told = of(vec![ConfinementAsk::AppArmor(wanted)], false);
+            assert_eq!(told.apparmor_profile, old);
+            let new = told.apparmor.unwrap();
+            assert_eq!((new.profile_type(), new.localhost_ref.as_str()), (kind, name));
+        }
+    }
+
+    #[test]
+    fn kernel_parameters_and_strict_groups_reach_the_engine() {
+        let sysctl = |name: &str, value: &str| Ask::Sysctl { name: name.into(), value: value.into() };
+        let pod = asking(vec![sysctl("a.b", "1"), Ask::StrictGroups, sysctl("c", "2 3")]);
+        let expected = [("a.b", "1"), ("c", "2 3")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(sysctls(&pod), HashMap::from(expected));
+        assert_eq!(of_sandbox(&pod).supplemental_groups_policy(), SupplementalGroupsPolicy::Strict);
+        assert_eq!(of_sandbox(&asking(vec![])).supplemental_groups_policy(), SupplementalGroupsPolicy::Merge);
+    }
+}

@@ -1,0 +1,182 @@
+//! Volumes as only an engine shows them: mounted.
+
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use hawser_wire::deployment::{
+    Container, EmptyDir, EnvValue, EnvVar, HostPath, HostPathKind, Mount, Propagation, ReadOnlyBelow, RestartPolicy,
+    Volume, VolumeSource,
+};
+
+use rustix::mount::{MountPropagationFlags, UnmountFlags};
+
+use crate::world::*;
+
+fn empty(name: &str, memory: bool, size_limit: Option<u64>) -> Volume {
+    Volume { name: name.into(), source: VolumeSource::EmptyDir(EmptyDir { memory, size_limit }) }
+}
+
+fn host(name: &str, path: &std::path::Path, kind: HostPathKind) -> Volume {
+    let path = path.display().to_string();
+    Volume { name: name.into(), source: VolumeSource::HostPath(HostPath { path, kind, of_group: false }) }
+}
+
+fn part(volume: &str, path: &str, part: &str) -> Mount {
+    Mount { sub_path: Some(part.into()), ..mount(volume, path) }
+}
+
+/// A directory whose mounts pass on, as those of most systems do.
+struct Shared(PathBuf);
+
+impl Shared {
+    fn new(path: &Path) -> Self {
+        std::fs::create_dir(path).unwrap();
+        rustix::mount::mount_bind(path, path).unwrap();
+        rustix::mount::mount_change(path, MountPropagationFlags::SHARED).unwrap();
+        Self(path.to_owned())
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(&self.0, UnmountFlags::DETACH);
+    }
+}
+
+#[tokio::test]
+async fn parts_of_volumes_are_mounted_and_nothing_outside_of_them() {
+    let Some(mut device) = Device::new() else { return };
+    let own = tempfile::tempdir().unwrap();
+    std::fs::create_dir(own.path().join("inside")).unwrap();
+    std::fs::write(own.path().join("inside/file"), "of the device\n").unwrap();
+    symlink("inside", own.path().join("link")).unwrap();
+    device.start().await;
+    let script = "cat /one; echo more > /two/new; cat /three/new; stat -c %a /three; echo $(cat /two/../two/new)";
+    let mut spec = pod(
+        "parts",
+        RestartPolicy::Never,
+        Container {
+            env: vec![EnvVar { name: "WHERE".into(), value: EnvValue::Literal("deep".into()) }],
+            mounts: vec![
+                part("host", "/one", "link/file"),
+                part("empty", "/two", "new/deep"),
+                Mount { sub_path_expr: true, ..part("empty", "/three", "new/$(WHERE)") },
+            ],
+            ..shell(script)
+        },
+    );
+    spec.volumes = vec![empty("empty", false, None), host("host", own.path(), HostPathKind::Directory)];
+    let end = device.run_to_end(&spec).await;
+    assert_eq!((end.exit_code, device.output("parts").as_str()), (0, "of the device\nmore\n777\nmore\n"));
+    device.sweep("parts").await;
+    assert_eq!(std::fs::read_to_string(own.path().join("inside/file")).unwrap(), "of the device\n");
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let root = device.config.root.display().to_string();
+    assert!(!mounts.contains(&root), "{mounts}");
+}
+
+#[tokio::test]
+async fn a_workload_that_leads_a_part_out_of_its_volume_gets_nothing() {
+    let Some(mut device) = Device::new() else { return };
+    device.start().await;
+    for (name, target, wanted) in [
+        ("out", "/etc", "trap"),
+        ("up", "../../../..", "trap"),
+        ("file", "/etc/passwd", "trap"),
+        ("deep", "/", "trap/etc"),
+    ] {
+        let init = Container {
+            name: "first".into(),
+            mounts: vec![mount("v", "/v")],
+            ..shell(&format!("ln -s {target} /v/trap"))
+        };
+        let main = Container { mounts: vec![part("v", "/v", wanted)], ..shell("ls /v") };
+        let mut spec = pod(name, RestartPolicy::Never, main);
+        spec.init_containers = vec![init];
+        spec.volumes = vec![empty("v", false, None)];
+        device.run(&spec);
+        let words = device.until_waiting(name, "CreateContainerConfigError").await;
+        assert_eq!(words, "failed to prepare subPath for volumeMount \"v\" of container \"main\"");
+        device.sweep(name).await;
+    }
+    for (name, wanted, words) in [
+        ("dots", "a/../..", "unable to provision SubPath `a/../..`: must not contain '..'"),
+        ("absolute", "/etc", "error SubPath `/etc` must not be an absolute path"),
+        ("nothing", "$(NONE)", "missing value for NONE"),
+    ] {
+        let asked = Mount { sub_path_expr: true, ..part("v", "/v", wanted) };
+        let mut spec = pod(name, RestartPolicy::Never, Container { mounts: vec![asked], ..shell("ls /v") });
+        spec.volumes = vec![empty("v", false, None)];
+        device.run(&spec);
+        assert_eq!(device.until_waiting(name, "CreateContainerConfigError").await, words);
+        device.sweep(name).await;
+    }
+}
+
+#[tokio::test]
+async fn paths_of_the_device_are_checked_and_mounted() {
+    let Some(mut device) = Device::new() else { return };
+    let own = tempfile::tempdir().unwrap();
+    std::fs::write(own.path().join("file"), "of the device\n").unwrap();
+    let _shared = Shared::new(&own.path().join("shared"));
+    device.start().await;
+    let mut spec = pod(
+        "host",
+        RestartPolicy::Never,
+        Container {
+            mounts: vec![
+                mount("file", "/file"),
+                Mount { propagation: Some(Propagation::FromDevice), ..mount("made", "/made") },
+                Mount { read_only: true, read_only_below: Some(ReadOnlyBelow::IfPossible), ..mount("made", "/shut") },
+            ],
+            ..shell(
+                "cat /file; echo new > /made/file; touch /shut/x 2>/dev/null || echo read only; grep ' /made ' /proc/self/mountinfo",
+            )
+        },
+    );
+    spec.volumes = vec![
+        host("file", &own.path().join("file"), HostPathKind::File),
+        host("made", &own.path().join("shared/made"), HostPathKind::DirectoryOrCreate),
+    ];
+    let end = device.run_to_end(&spec).await;
+    let output = device.output("host");
+    assert!(output.starts_with("of the device\nread only\n") && end.exit_code == 0, "{output}");
+    assert!(output.contains("master:"), "what the device mounts there later is seen: {output}");
+    assert_eq!(std::fs::read_to_string(own.path().join("shared/made/file")).unwrap(), "new\n");
+    device.sweep("host").await;
+    assert!(own.path().join("shared/made/file").exists(), "the device's own stays");
+
+    let mut wrong = pod("wrong", RestartPolicy::Never, Container { mounts: vec![mount("v", "/v")], ..shell("true") });
+    wrong.volumes = vec![host("v", &own.path().join("file"), HostPathKind::Directory)];
+    device.run(&wrong);
+    device.until("the kubelet's words", |device| device.reasons().contains(&"FailedMount")).await;
+    let event = device.events.iter().find(|event| event.reason == "FailedMount").unwrap();
+    let path = own.path().join("file").display().to_string();
+    assert_eq!(
+        event.message,
+        format!("MountVolume.SetUp failed for volume \"v\" : hostPath type check failed: {path} is not a directory")
+    );
+    device.sweep("wrong").await;
+
+    let asked = Mount { read_only: true, read_only_below: Some(ReadOnlyBelow::Always), ..mount("v", "/v") };
+    let mut deep = pod("deep", RestartPolicy::Never, Container { mounts: vec![asked], ..shell("true") });
+    deep.volumes = vec![empty("v", false, None)];
+    device.run(&deep);
+    let words = device.until_waiting("deep", "CreateContainerConfigError").await;
+    assert!(words.ends_with("it is not supported by the runtime"), "{words}");
+    device.sweep("deep").await;
+}
+
+#[tokio::test]
+async fn a_volume_in_memory_has_its_size_and_keeps_it() {
+    let Some(mut device) = Device::new() else { return };
+    device.start().await;
+    let script = "stat -f -c %T /v; stat -c %a /v; dd if=/dev/zero of=/v/big bs=64k count=32 2>/dev/null || echo full; \
+                  test $(stat -c %s /v/big) -le 1048576 && echo small";
+    let main = Container { mounts: vec![mount("v", "/v")], ..shell(script) };
+    let mut spec = pod("memory", RestartPolicy::Never, main);
+    spec.volumes = vec![empty("v", true, Some(1 << 20))];
+    device.run_to_end(&spec).await;
+    assert_eq!(device.output("memory"), "tmpfs\n777\nfull\nsmall\n");
+    device.sweep("memory").await;
+}

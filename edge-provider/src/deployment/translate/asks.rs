@@ -1,0 +1,95 @@
+//! What a pod as a whole asks of a device beyond containers: names, namespaces, kernel parameters.
+
+use hawser_wire::deployment::{Ask, Dns, DnsBase};
+use k8s_openapi::api::core::v1::{PodDNSConfigOption, PodSpec};
+
+use super::{Problem, Translated, host_network};
+
+/// In a fixed order, so that the same pod is always the same bytes.
+pub(super) fn asks(spec: &PodSpec) -> Translated<Vec<Ask>> {
+    let mut asks = Vec::new();
+    for (asked, ask) in [
+        (spec.host_pid, Ask::HostProcesses),
+        (spec.host_ipc, Ask::HostIpc),
+        (spec.share_process_namespace, Ask::SharedProcesses),
+    ] {
+        asks.extend(Some(ask).filter(|_| asked == Some(true)));
+    }
+    let context = spec.security_context.as_ref();
+    for sysctl in context.and_then(|context| context.sysctls.as_ref()).into_iter().flatten() {
+        asks.push(Ask::Sysctl { name: with_dots(&sysctl.name), value: sysctl.value.clone() });
+    }
+    if context.and_then(|context| context.supplemental_groups_policy.as_deref()) == Some("Strict") {
+        asks.push(Ask::StrictGroups);
+    }
+    names(spec, &mut asks);
+    asks.extend(dns(spec)?);
+    Ok(asks)
+}
+
+/// A pod on the device's network has the device's names, but its own aliases.
+fn names(spec: &PodSpec, asks: &mut Vec<Ask>) {
+    let subdomain = spec.subdomain.as_ref().filter(|name| !name.is_empty());
+    // Who overrides the host name has no other.
+    if let Some(name) = subdomain.filter(|_| spec.hostname_override.is_none() && !host_network(spec)) {
+        asks.push(Ask::Subdomain(name.clone()));
+        asks.extend(Some(Ask::HostnameIsWhole).filter(|_| spec.set_hostname_as_fqdn == Some(true)));
+    }
+    for alias in spec.host_aliases.iter().flatten() {
+        asks.push(Ask::HostAlias { address: alias.ip.clone(), names: alias.hostnames.clone().unwrap_or_default() });
+    }
+}
+
+/// Nothing for a pod that resolves names as most do.
+fn dns(spec: &PodSpec) -> Translated<Option<Ask>> {
+    let usual = if host_network(spec) { DnsBase::Device } else { DnsBase::Cluster };
+    let base = match spec.dns_policy.as_deref() {
+        None | Some("" | "ClusterFirst") => usual,
+        Some("ClusterFirstWithHostNet") => DnsBase::Cluster,
+        Some("Default") => DnsBase::Device,
+        Some("None") => DnsBase::Nothing,
+        Some(other) => {
+            let words = format!(
+                "spec.dnsPolicy: expected ClusterFirst, ClusterFirstWithHostNet, Default or None (got {other})"
+            );
+            return Err(Problem::Refused(words));
+        }
+    };
+    let config = spec.dns_config.clone().unwrap_or_default();
+    let options = config.options.iter().flatten().filter_map(option).collect();
+    let dns = Dns {
+        base,
+        servers: config.nameservers.unwrap_or_default(),
+        searches: config.searches.unwrap_or_default(),
+        options,
+    };
+    let adds = !(dns.servers.is_empty() && dns.searches.is_empty() && dns.options.is_empty());
+    Ok((base != usual || adds).then_some(Ask::Dns(dns)))
+}
+
+fn option(option: &PodDNSConfigOption) -> Option<String> {
+    let name = option.name.as_deref().filter(|name| !name.is_empty())?;
+    Some(match option.value.as_deref().filter(|value| !value.is_empty()) {
+        Some(value) => format!("{name}:{value}"),
+        None => name.to_owned(),
+    })
+}
+
+/// Parameters may be written with slashes, and then have dots within their parts.
+fn with_dots(name: &str) -> String {
+    match name.find(['.', '/']).map(|at| &name[at..=at]) {
+        Some("/") => name
+            .chars()
+            .map(|c| {
+                if c == '/' {
+                    '.'
+                } else if c == '.' {
+                    '/'
+                } else {
+                    c
+                }
+            })
+            .collect(),
+        _ => name.to_owned(),
+    }
+}
