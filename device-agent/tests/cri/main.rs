@@ -13,6 +13,7 @@ mod exec;
 mod logs;
 mod pods;
 mod ports;
+mod registry;
 mod trouble;
 mod volumes;
 mod world;
