@@ -9,6 +9,7 @@ mod faults;
 mod joining;
 mod kubectl;
 mod pods;
+mod probes;
 mod references;
 mod refusals;
 mod setting_up;
