@@ -173,7 +173,7 @@ async fn bump(
     event: &EventReport,
 ) -> Result<(), CallError> {
     let api: Api<Event> = Api::namespaced(client.clone(), namespace);
-    let patch = json!({"count": count, "lastTimestamp": Time(event.at)});
+    let patch = json!({"count": count, "lastTimestamp": Time(to_the_second(event.at))});
     api::call(api.patch(name, &PatchParams::default(), &Patch::Merge(patch))).await.map(drop)
 }
 
@@ -277,6 +277,11 @@ fn key(event: &EventReport) -> Key {
     (subject, event.warning, event.reason.clone(), event.message.clone())
 }
 
+/// API objects have no more.
+fn to_the_second(at: Timestamp) -> Timestamp {
+    Timestamp::from_second(at.as_nanosecond().div_euclid(1_000_000_000) as i64).unwrap_or(at)
+}
+
 fn new_event(component: &str, node: Option<&NodeName>, event: &EventReport) -> Event {
     let object =
         |kind: &str, namespace: Option<&str>, name: &str, uid: &str, field_path: Option<&String>| ObjectReference {
@@ -300,13 +305,16 @@ fn new_event(component: &str, node: Option<&NodeName>, event: &EventReport) -> E
     };
     let subject = involved_object.name.clone().unwrap_or_default();
     let stem: String = subject.chars().take(220).collect();
-    // The same Event has the same name, so that a retry of one that did arrive is told by the API server.
+    // The same Event has the same name, so that a retry of one that did arrive is told by the API server. And names are the
+    // order in which a list gives what happened within one second, which `kubectl describe` keeps: time goes first.
     let mut unique = std::hash::DefaultHasher::new();
     (key(event), event.at).hash(&mut unique);
-    let unique = unique.finish();
+    let unique = unique.finish() >> 32;
+    let nanos = u64::try_from(event.at.as_nanosecond()).unwrap_or(0);
+    let shown = Time(to_the_second(event.at));
     Event {
         metadata: ObjectMeta {
-            name: Some(format!("{}.{unique:016x}", stem.trim_end_matches(['.', '-']))),
+            name: Some(format!("{}.{nanos:016x}{unique:08x}", stem.trim_end_matches(['.', '-']))),
             namespace: Some(namespace.to_owned()),
             ..ObjectMeta::default()
         },
@@ -315,8 +323,8 @@ fn new_event(component: &str, node: Option<&NodeName>, event: &EventReport) -> E
         message: Some(event.message.chars().take(MESSAGE).collect()),
         type_: Some(if event.warning { "Warning" } else { "Normal" }.to_owned()),
         count: Some(i32::try_from(event.count.max(1)).unwrap_or(i32::MAX)),
-        first_timestamp: Some(Time(event.at)),
-        last_timestamp: Some(Time(event.at)),
+        first_timestamp: Some(shown.clone()),
+        last_timestamp: Some(shown),
         source: Some(EventSource { component: Some(component.to_owned()), host: node.map(ToString::to_string) }),
         reporting_component: Some(component.to_owned()),
         reporting_instance: node.map(ToString::to_string),
@@ -423,6 +431,22 @@ mod tests {
         assert_eq!(made.count, Some(1));
         let source = made.source.unwrap();
         assert_eq!((source.component.as_deref(), source.host.as_deref()), (Some("hawser"), Some("gw-1")));
+    }
+
+    #[test]
+    fn what_happened_within_a_second_is_listed_in_its_order() {
+        let reasons = ["Pulled", "Created", "Started", "Killing", "BackOff"];
+        let names: Vec<_> = (0..)
+            .zip(reasons)
+            .map(|(nanos, reason)| {
+                let at = Timestamp::from_nanosecond(1_790_000_000_250_000_000 + nanos).unwrap();
+                let made = new_event("hawser", None, &EventReport { at, reason: reason.into(), ..event("x") });
+                let shown = made.last_timestamp.unwrap().0;
+                assert_eq!((shown.as_second(), shown.subsec_nanosecond()), (1_790_000_000, 0));
+                made.metadata.name.unwrap()
+            })
+            .collect();
+        assert!(names.is_sorted(), "{names:?}");
     }
 
     #[test]

@@ -334,7 +334,7 @@ pub struct EventReport {
     pub reason: String,
     /// A sentence.
     pub message: String,
-    /// When it happened (corrected time).
+    /// When it happened (corrected time). Shown to the second; what happened within one is shown in this order.
     pub at: Timestamp,
     /// How often it happened since it was last reported.
     pub count: u32,

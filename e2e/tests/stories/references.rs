@@ -53,6 +53,48 @@ async fn an_optional_secret_is_not_waited_for() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_missing_secret_is_waited_for() -> Result<()> {
+    let world = World::start("secret", 1).await?;
+    let more = json!({ "containers": [{
+        "name": "main", "image": "host", "command": ["sh", "-c", "test \"$KEY\" = open && exec sleep 1000"],
+        "env": [{ "name": "KEY", "valueFrom": { "secretKeyRef": { "name": "safe", "key": "k" } } }],
+    }] });
+    let pod = world.create_pod(&recipes::pod_with("web", world.device(0), "", more)).await?;
+    let shown = world
+        .pod_until(&pod, "waits for the Secret", |pod| {
+            waiting_reason(pod).is_some_and(|(reason, _)| reason == "CreateContainerConfigError")
+        })
+        .await?;
+    assert_eq!(waiting_reason(&shown).expect("waiting").1, r#"secret "safe" not found"#);
+    let event = world.event("web", "Failed").await?;
+    assert_eq!(event.message.as_deref(), Some(r#"Error: secret "safe" not found"#));
+
+    let secret: Secret =
+        serde_json::from_value(json!({ "metadata": { "name": "safe" }, "stringData": { "k": "open" } }))?;
+    world.api::<Secret>().create(&PostParams::default(), &secret).await?;
+    world.pod_ready(&pod).await?;
+    world.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_optional_config_map_is_not_waited_for() -> Result<()> {
+    let world = World::start("optional-config", 1).await?;
+    let from = json!({ "configMapKeyRef": { "name": "none", "key": "k", "optional": true } });
+    let more = json!({
+        "containers": [{
+            "name": "main", "image": "host",
+            "command": ["sh", "-c", "test -z \"$KEY\" && test -z \"$(ls etc/none)\" && exec sleep 1000"],
+            "env": [{ "name": "KEY", "valueFrom": from }],
+            "volumeMounts": [{ "name": "none", "mountPath": "/etc/none" }],
+        }],
+        "volumes": [{ "name": "none", "configMap": { "name": "none", "optional": true } }],
+    });
+    let pod = world.create_pod(&recipes::pod_with("web", world.device(0), "", more)).await?;
+    world.pod_ready(&pod).await?;
+    world.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_changed_config_map_reaches_the_running_container() -> Result<()> {
     let world = World::start("live-update", 1).await?;
     let maps = world.api::<ConfigMap>();

@@ -71,8 +71,16 @@ impl DeviceClock {
 
     /// When it was here, to the second.
     pub fn to_timestamp(&self, time: DeviceTime) -> Option<Timestamp> {
-        let millis = millis(time)?.checked_add(self.offset_at(time)?)?;
-        Timestamp::from_second(millis.div_euclid(1000)).ok()
+        Timestamp::from_second(self.to_millis(time)?.div_euclid(1000)).ok()
+    }
+
+    /// When it was here, as exactly as the device says it: for what is put in order.
+    pub fn to_exact(&self, time: DeviceTime) -> Option<Timestamp> {
+        Timestamp::from_millisecond(self.to_millis(time)?).ok()
+    }
+
+    fn to_millis(&self, time: DeviceTime) -> Option<i64> {
+        millis(time)?.checked_add(self.offset_at(time)?)
     }
 
     /// When it was there.

@@ -12,6 +12,7 @@ use hawser_wire::deployment::{Container, EdgeDeployment};
 use hawser_wire::report::{
     ContainerReport, ContainerState as Said, DeviceEvent, NodeFacts, Phase, Resource, Terminated, WorkloadReport,
 };
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     ContainerImage, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
     ContainerStatus, HostIP, NodeAddress, NodeSystemInfo, PodIP,
@@ -108,9 +109,10 @@ pub fn node_report(facts: &NodeFacts) -> NodeReport {
     }
 }
 
-/// An Event. `subject` is the pod if it is about one that is known.
+/// An Event. `subject` is the pod if it is about one that is known; `seq` is the number with which the device said it.
 pub fn event_report(
     said: &DeviceEvent,
+    seq: u64,
     node: &NodeName,
     pod: Option<&PodRef>,
     clock: &DeviceClock,
@@ -128,9 +130,15 @@ pub fn event_report(
         warning: said.warning,
         reason: cut(&said.reason, MAX_REASON),
         message: cut(&said.message, MAX_MESSAGE),
-        at: clock.to_timestamp(said.at).unwrap_or(now.wall),
+        at: in_order(clock.to_exact(said.at).unwrap_or(now.wall), seq),
         count: said.count.clamp(1, i32::MAX as u32),
     }
+}
+
+/// The time of an Event, below its millisecond its place among those of the same one: people see seconds, and the order.
+fn in_order(at: Timestamp, seq: u64) -> Timestamp {
+    let millis = at.as_nanosecond().div_euclid(1_000_000);
+    Timestamp::from_nanosecond(millis * 1_000_000 + i128::from(seq % 1_000_000)).unwrap_or(at)
 }
 
 /// `spec` knows the image by the name that the user gave it; the runtime may not have one yet.

@@ -4,7 +4,7 @@ use super::downwards::{MAX_ANSWER, RETRIES_BEFORE_HANDSHAKE};
 use super::*;
 use crate::deployment::Object;
 use hawser_wire::desired::{Index, Want, WantedObject, Wish as WireWish};
-use hawser_wire::report::{Gone, Heartbeat, Numbered, Phase, Report, ReportItem, WorkloadReport};
+use hawser_wire::report::{DeviceEvent, Gone, Heartbeat, Numbered, Phase, Report, ReportItem, WorkloadReport};
 use hawser_wire::{BootId, ContentHash, DeviceTime, Version};
 
 pub(super) const EPOCH: i64 = 1_790_000_000_000;
@@ -418,4 +418,34 @@ fn no_more_pods_than_fit_and_the_remains_of_ended_ones_make_room() {
     assert_eq!(wish(&mut rig, 600, Wish::Retain), Err(Full));
     assert_eq!(wish(&mut rig, 601, Wish::Run(prepared(1))), Ok(true));
     assert_eq!(wish(&mut rig, 602, Wish::Run(prepared(1))), Err(Full));
+}
+
+#[test]
+fn events_have_our_time_and_the_order_in_which_the_device_said_them() {
+    let mut rig = Rig::running();
+    rig.millis = 100_000;
+    rig.beat(None);
+    // All within a second, most within a millisecond.
+    let said = [(1, "Pulled", 99_100), (2, "Created", 99_100), (3, "Started", 99_100), (4, "Killing", 99_101)];
+    let event = |reason: &str, at| DeviceEvent {
+        pod: Some(uid(1)),
+        container: Some("main".to_owned()),
+        at: DeviceTime(at),
+        warning: false,
+        reason: reason.to_owned(),
+        message: String::new(),
+        count: 1,
+    };
+    let mut told = Vec::new();
+    for (seq, reason, at) in said {
+        let effects = rig.handle(report(seq, ReportItem::Event(event(reason, at))));
+        told.extend(effects.iter().find_map(|effect| match effect {
+            Effect::Observe(Observation::Event(report, _)) => Some((report.at, report.reason.clone())),
+            _ => None,
+        }));
+    }
+    let reasons: Vec<_> = told.iter().map(|(_, reason)| reason.as_str()).collect();
+    assert_eq!(reasons, ["Pulled", "Created", "Started", "Killing"]);
+    assert!(told.is_sorted_by(|one, next| one.0 < next.0), "{told:?}");
+    assert_eq!(told[0].0.as_millisecond(), EPOCH + 99_100);
 }

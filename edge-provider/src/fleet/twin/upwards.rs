@@ -108,7 +108,7 @@ impl Twin {
             self.inbox.acknowledge(seq);
             return;
         };
-        let report = observe::event_report(event, &self.node, pod, &self.clock, context.now);
+        let report = observe::event_report(event, seq, &self.node, pod, &self.clock, context.now);
         if let Some(ticket) = self.inbox.admit(seq, About::Event) {
             effects.push(Effect::Observe(Observation::Event(Box::new(report), ticket)));
         }
