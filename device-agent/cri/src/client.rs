@@ -192,6 +192,14 @@ impl Client {
         self.call(RUNTIME, "ExecSync", request, wait).await
     }
 
+    /// What those that run of the containers with all these labels use.
+    pub async fn list_container_stats(&self, labels: Labels) -> Result<Vec<ContainerStats>, CallError> {
+        let filter = ContainerStatsFilter { label_selector: labels };
+        let request = ListContainerStatsRequest { filter: Some(filter) };
+        let answer: ListContainerStatsResponse = self.call(RUNTIME, "ListContainerStats", request, QUICK).await?;
+        Ok(answer.stats)
+    }
+
     /// The container's log file was moved away: the engine is to write a new one.
     pub async fn reopen_container_log(&self, id: &str) -> Result<(), CallError> {
         let request = ContainerId { container_id: id.to_owned() };

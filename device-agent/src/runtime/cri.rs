@@ -61,8 +61,12 @@ mod samples;
 mod sandbox;
 mod security;
 mod start;
+mod used;
 
 pub(crate) use self::network::Network;
+pub(crate) use self::used::Used;
+#[cfg(test)]
+pub(crate) use self::used::UsedBy;
 
 /// How the runtime is set up.
 #[derive(Debug, Clone)]

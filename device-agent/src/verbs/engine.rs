@@ -11,24 +11,27 @@ use hawser_wire::PodUid;
 use hawser_wire::stream::{AttachRequest, ExecRequest, LogsRequest, Stats, StreamRefusal};
 
 use self::leftover::Leftovers;
+use self::usage::Gauge;
 use super::logs::Rotation;
 use super::subjects::{Runs, Subject, Subjects};
 use super::{logs, port};
 use crate::runtime::cri::Cri;
 use crate::runtime::{ContainerId, Found, RuntimeError};
 use crate::streams::service::{
-    Connection, Log, NotServed, Process, Served, Service, Sight, failed, not_found, not_possible, refusal,
+    Connection, Log, Process, Served, Service, Sight, failed, not_found, not_possible, refusal,
 };
 
 mod command;
 mod leftover;
 mod network;
+mod usage;
 
 /// The verbs on the containers of the `cri` runtime.
 #[derive(Clone)]
 pub struct EngineVerbs {
     subjects: Subjects<Cri>,
     leftovers: Arc<Leftovers>,
+    gauge: Gauge,
 }
 
 impl std::fmt::Debug for EngineVerbs {
@@ -91,7 +94,11 @@ impl Served for Cri {
     type Service = EngineVerbs;
 
     fn service(&self, sight: Sight) -> EngineVerbs {
-        EngineVerbs { subjects: Subjects { runtime: self.clone(), sight }, leftovers: Arc::default() }
+        EngineVerbs {
+            subjects: Subjects { runtime: self.clone(), sight },
+            leftovers: Arc::default(),
+            gauge: Gauge::default(),
+        }
     }
 }
 
@@ -147,7 +154,7 @@ impl Service for EngineVerbs {
     }
 
     async fn stats(&self) -> Result<Stats, StreamRefusal> {
-        NotServed.stats().await
+        self.gauge.read(&self.subjects.runtime, (self.subjects.sight.clock)()).await
     }
 }
 

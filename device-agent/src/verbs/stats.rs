@@ -23,7 +23,7 @@ use crate::streams::service::failed;
 mod parse;
 
 /// For so long a measurement answers every question.
-const FRESH: Duration = Duration::from_secs(1);
+pub(super) const FRESH: Duration = Duration::from_secs(1);
 
 /// Measures, and remembers what it has measured.
 #[derive(Debug, Clone, Default)]
@@ -56,12 +56,14 @@ impl Measurer {
             return Ok(stats.clone());
         }
         let found = process.inventory().await.map_err(|error| failed(error.line()))?;
-        let process = process.clone();
+        let (process, begun) = (process.clone(), begun(&found));
         let measuring = tokio::task::spawn_blocking(move || {
             let places: Vec<Place> = found.into_iter().filter_map(|found| place(&process, found, now)).collect();
-            let pods = pods(&places, &mut memory.told);
-            let up = u64::try_from(since_boot().as_millis()).unwrap_or(u64::MAX);
-            let stats = Stats { at: now, node: machine(), started: Some(DeviceTime(now.0.saturating_sub(up))), pods };
+            let mut pods = pods(&places, &mut memory.told);
+            for pod in &mut pods {
+                pod.started = begun.get(&pod.pod).map(|ago| earlier(now, *ago));
+            }
+            let stats = Stats { at: now, node: machine(), started: Some(started(now)), pods };
             memory.last = Some((since_boot(), stats.clone()));
             stats
         });
@@ -69,16 +71,35 @@ impl Measurer {
     }
 }
 
+/// When the device was started.
+pub(super) fn started(now: DeviceTime) -> DeviceTime {
+    earlier(now, since_boot())
+}
+
+fn earlier(now: DeviceTime, ago: Duration) -> DeviceTime {
+    DeviceTime(now.0.saturating_sub(u64::try_from(ago.as_millis()).unwrap_or(u64::MAX)))
+}
+
+/// How long ago the first container of each pod was started that is still kept.
+fn begun(found: &[Found]) -> BTreeMap<PodUid, Duration> {
+    let mut begun = BTreeMap::new();
+    for found in found {
+        let ago = match &found.state {
+            FoundState::Running { started_ago } => Some(*started_ago),
+            FoundState::Ended(exit) => exit.ago.zip(exit.ran).map(|(ago, ran)| ago.saturating_add(ran)),
+        };
+        if let Some(ago) = ago {
+            let first = begun.entry(found.id.pod.clone()).or_insert(ago);
+            *first = ago.max(*first);
+        }
+    }
+    begun
+}
+
 fn place(process: &Process, found: Found, now: DeviceTime) -> Option<Place> {
     let FoundState::Running { started_ago } = found.state else { return None };
     let state: StateFile = files::read(&process.attempt_dir(&found.id).join(STATE)).ok()??;
-    let ago = u64::try_from(started_ago.as_millis()).unwrap_or(u64::MAX);
-    Some(Place {
-        id: found.id,
-        started: DeviceTime(now.0.saturating_sub(ago)),
-        shim: state.shim.pid,
-        cgroups: state.cgroups,
-    })
+    Some(Place { id: found.id, started: earlier(now, started_ago), shim: state.shim.pid, cgroups: state.cgroups })
 }
 
 fn pods(places: &[Place], told: &mut BTreeMap<ContainerId, u64>) -> Vec<PodStats> {
@@ -171,7 +192,8 @@ fn memory(pid: i32) -> (u64, u64) {
     })
 }
 
-fn machine() -> Usage {
+/// The device as a whole.
+pub(super) fn machine() -> Usage {
     let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let ticks = machine_ticks(&fs::read_to_string("/proc/stat").unwrap_or_default());
     // As a kubelet counts: all that is used, except pages of files that nobody has touched for a while.

@@ -14,6 +14,7 @@ mod logs;
 mod pods;
 mod ports;
 mod registry;
+mod stats;
 mod trouble;
 mod volumes;
 mod world;

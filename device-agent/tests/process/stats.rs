@@ -36,7 +36,9 @@ async fn busy_containers_are_told_from_idle_ones_and_ended_ones_are_not_there() 
     assert!((1..8_000_000).contains(&idle.memory_working_set_bytes.unwrap()), "{idle:?}");
     assert!(stats.node.cpu_nanoseconds > busy.cpu_nanoseconds);
     assert!(stats.node.memory_working_set_bytes > busy.memory_working_set_bytes);
-    assert!(stats.pods[0].containers[0].started.unwrap() <= stats.at);
+    let pod = &stats.pods[0];
+    assert!(pod.started <= pod.containers[0].started && pod.containers[0].started.unwrap() <= stats.at, "{pod:?}");
+    assert!(pod.started.is_some());
     // Whoever asks at once again gets the same answer; later a newer one, which never goes back.
     let verbs = device.verbs();
     let (first, second) = (verbs.stats().await.unwrap(), verbs.stats().await.unwrap());

@@ -272,6 +272,9 @@ pub struct Container {
     /// How it is.
     #[prost(enumeration = "ContainerState", tag = "6")]
     pub state: i32,
+    /// When it was made, in nanoseconds since 1970.
+    #[prost(int64, tag = "7")]
+    pub created_at: i64,
     /// Its labels.
     #[prost(map = "string, string", tag = "8")]
     pub labels: Labels,
@@ -392,4 +395,81 @@ pub enum ContainerState {
     Exited = 2,
     /// The engine does not know.
     Unknown = 3,
+}
+
+/// What do containers use?
+#[derive(Clone, PartialEq, Message)]
+pub struct ListContainerStatsRequest {
+    /// Only these.
+    #[prost(message, optional, tag = "1")]
+    pub filter: Option<ContainerStatsFilter>,
+}
+
+/// Which containers.
+#[derive(Clone, PartialEq, Message)]
+pub struct ContainerStatsFilter {
+    /// Those with all these labels.
+    #[prost(map = "string, string", tag = "3")]
+    pub label_selector: Labels,
+}
+
+/// What containers use.
+#[derive(Clone, PartialEq, Message)]
+pub struct ListContainerStatsResponse {
+    /// One each.
+    #[prost(message, repeated, tag = "1")]
+    pub stats: Vec<ContainerStats>,
+}
+
+/// What a container uses.
+#[derive(Clone, PartialEq, Message)]
+pub struct ContainerStats {
+    /// Which one.
+    #[prost(message, optional, tag = "1")]
+    pub attributes: Option<ContainerAttributes>,
+    /// Processors.
+    #[prost(message, optional, tag = "2")]
+    pub cpu: Option<CpuUsage>,
+    /// Memory.
+    #[prost(message, optional, tag = "3")]
+    pub memory: Option<MemoryUsage>,
+}
+
+/// Which container it is.
+#[derive(Clone, PartialEq, Message)]
+pub struct ContainerAttributes {
+    /// The engine's name for it.
+    #[prost(string, tag = "1")]
+    pub id: String,
+    /// What it is for.
+    #[prost(message, optional, tag = "2")]
+    pub metadata: Option<ContainerMetadata>,
+    /// Its labels.
+    #[prost(map = "string, string", tag = "3")]
+    pub labels: Labels,
+}
+
+/// How much processor time was used.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct CpuUsage {
+    /// When that was seen, in nanoseconds since 1970.
+    #[prost(int64, tag = "1")]
+    pub timestamp: i64,
+    /// Since the start, in nanoseconds.
+    #[prost(message, optional, tag = "2")]
+    pub usage_core_nano_seconds: Option<UInt64Value>,
+}
+
+/// How much memory is used.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct MemoryUsage {
+    /// When that was seen, in nanoseconds since 1970.
+    #[prost(int64, tag = "1")]
+    pub timestamp: i64,
+    /// What cannot be taken back.
+    #[prost(message, optional, tag = "2")]
+    pub working_set_bytes: Option<UInt64Value>,
+    /// What is no file's.
+    #[prost(message, optional, tag = "5")]
+    pub rss_bytes: Option<UInt64Value>,
 }
