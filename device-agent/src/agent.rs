@@ -15,6 +15,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use hawser_streams::Streams;
+use hawser_wire::PodUid;
 use hawser_wire::stream::mux::Side;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
@@ -178,7 +179,9 @@ impl Agent {
             let clock = clock.clone();
             Arc::new(move || clock.now())
         };
-        let sight = Sight { desired: desired.clone(), clock: now.clone() };
+        let told = link.clone();
+        let waits = Arc::new(move |pod: &PodUid, name: &str| told.borrow().pods.get(pod)?.waiting.get(name).cloned());
+        let sight = Sight { desired: desired.clone(), clock: now.clone(), waits };
         let service = Arc::new(service(sight));
         let asked = runtime.clone();
         let room = Arc::new(Notify::new());

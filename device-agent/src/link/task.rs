@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hawser_streams::Streams;
 use hawser_wire::PodUid;
-use hawser_wire::report::{ContainerState, NodeFacts, Phase, ReportItem, WorkloadReport};
+use hawser_wire::report::{ContainerReport, ContainerState, NodeFacts, Phase, ReportItem, WorkloadReport};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -61,20 +61,25 @@ pub(crate) struct PodLine {
     pub(crate) ready: usize,
     pub(crate) containers: usize,
     pub(crate) restarts: u32,
+    /// Why containers wait that do, by name.
+    pub(crate) waiting: BTreeMap<String, String>,
 }
 
 impl PodLine {
     fn of(report: &WorkloadReport) -> Self {
-        let waiting = report.containers.iter().find_map(|container| match &container.state {
+        let reason = |container: &ContainerReport| match &container.state {
             ContainerState::Waiting(waiting) => Some(waiting.reason.clone()),
             ContainerState::Running(_) | ContainerState::Terminated(_) => None,
-        });
+        };
+        let all = report.init_containers.iter().chain(&report.containers);
+        let waiting = all.filter_map(|container| Some((container.name.clone(), reason(container)?))).collect();
         Self {
             phase: report.phase,
-            reason: report.reason.clone().or(waiting),
+            reason: report.reason.clone().or_else(|| report.containers.iter().find_map(reason)),
             ready: report.containers.iter().filter(|container| container.ready).count(),
             containers: report.containers.len(),
             restarts: report.containers.iter().map(|container| container.restart_count).sum(),
+            waiting,
         }
     }
 }

@@ -70,7 +70,12 @@ pub struct Sight {
     pub desired: watch::Receiver<Arc<DesiredSet>>,
     /// The device's timeline.
     pub clock: Clock,
+    /// Why a container waits to be started.
+    pub waits: Waits,
 }
+
+/// Why a container of a pod waits to be started, as it was last reported: a CamelCase word.
+pub type Waits = Arc<dyn Fn(&PodUid, &str) -> Option<String> + Send + Sync>;
 
 impl fmt::Debug for Sight {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

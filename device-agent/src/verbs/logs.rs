@@ -36,6 +36,8 @@ pub(super) struct Subject<'a> {
     pub(super) container: &'a str,
     /// Other containers have to end before it is started.
     pub(super) waits_for_init: bool,
+    /// Why it has not been started, if that is known.
+    pub(super) waits: Option<&'a str>,
     /// When it is started again after it has ended; `None`: nothing of the pod is started any more.
     pub(super) restart: Option<RestartPolicy>,
 }
@@ -47,10 +49,13 @@ pub(super) fn choose(subject: Subject<'_>, runs: &[Found], previous: bool) -> Re
     let Subject { pod, container, .. } = subject;
     let Some((last, before)) = runs.split_last() else {
         // The words and the status are a kubelet's.
-        return Err(match (previous, subject.waits_for_init) {
-            (true, _) => no_previous(subject),
-            (false, true) => waiting(pod, container, "PodInitializing"),
-            (false, false) => waiting(pod, container, "ContainerCreating"),
+        return Err(match (previous, subject.waits, subject.waits_for_init) {
+            (true, ..) => no_previous(subject),
+            (false, Some("ErrImagePull"), _) => waiting(pod, container, "image can't be pulled"),
+            (false, Some("ImagePullBackOff"), _) => waiting(pod, container, "trying and failing to pull image"),
+            (false, Some(reason), _) => waiting(pod, container, reason),
+            (false, None, true) => waiting(pod, container, "PodInitializing"),
+            (false, None, false) => waiting(pod, container, "ContainerCreating"),
         });
     };
     let waits = match &last.state {
@@ -196,13 +201,23 @@ mod tests {
             (&[Some(1)], Some(Never), true, Err(none)),
             (&[Some(1), Some(1)], None, true, Ok(4)),
         ] {
-            let subject = Subject { pod: "p", container: "c", waits_for_init: false, restart };
+            let subject = Subject { pod: "p", container: "c", waits_for_init: false, waits: None, restart };
             let chosen = choose(subject, &runs(ends), previous);
             let chosen = chosen.as_ref().map(|attempt| *attempt).map_err(|refusal| refusal.message.as_str());
             assert_eq!(chosen, expected, "{ends:?} {restart:?} {previous}");
         }
-        let subject = Subject { pod: "p", container: "c", waits_for_init: true, restart: Some(Always) };
-        let refused = choose(subject, &[], false).unwrap_err();
-        assert_eq!((refused.status, refused.message.contains("waiting to start: PodInitializing")), (400, true));
+        for (waits, waits_for_init, words) in [
+            (None, true, "PodInitializing"),
+            (None, false, "ContainerCreating"),
+            (Some("PodInitializing"), false, "PodInitializing"),
+            (Some("CreateContainerConfigError"), true, "CreateContainerConfigError"),
+            (Some("ErrImagePull"), false, "image can't be pulled"),
+            (Some("ImagePullBackOff"), false, "trying and failing to pull image"),
+        ] {
+            let subject = Subject { pod: "p", container: "c", waits_for_init, waits, restart: Some(Always) };
+            let refused = choose(subject, &[], false).unwrap_err();
+            let words = format!("container \"c\" in pod \"p\" is waiting to start: {words}");
+            assert_eq!((refused.status, refused.message), (400, words));
+        }
     }
 }

@@ -57,8 +57,11 @@ impl Running {
 impl Verbs {
     /// The verbs on what this runtime runs. `desired` tells what the pods are; `clock` is the device's timeline.
     pub fn new(process: Process, desired: watch::Receiver<Arc<DesiredSet>>, clock: Clock) -> Self {
-        let subjects = Subjects { runtime: process, sight: Sight { desired, clock } };
-        Self { subjects, measurer: Measurer::default() }
+        Self::of(process, Sight { desired, clock, waits: Arc::new(|_, _| None) })
+    }
+
+    fn of(process: Process, sight: Sight) -> Self {
+        Self { subjects: Subjects { runtime: process, sight }, measurer: Measurer::default() }
     }
 
     async fn running(&self, pod: &PodUid, container: &str) -> Result<Running, StreamRefusal> {
@@ -85,7 +88,7 @@ impl Served for Process {
     type Service = Verbs;
 
     fn service(&self, sight: Sight) -> Verbs {
-        Verbs::new(self.clone(), sight.desired, sight.clock)
+        Verbs::of(self.clone(), sight)
     }
 }
 

@@ -91,10 +91,12 @@ impl<R: Runs> Subjects<R> {
             Some(position) if runs.iter().any(|run| run.id.attempt == position.attempt()) => position.attempt(),
             Some(_) => return Err(logs::gone()),
             None => {
+                let waits = (self.sight.waits)(&request.pod, &subject.name);
                 let of = logs::Subject {
                     pod: &subject.spec.name,
                     container: &subject.name,
                     waits_for_init: !subject.init && !subject.spec.init_containers.is_empty(),
+                    waits: waits.as_deref(),
                     restart: subject.restart,
                 };
                 logs::choose(of, &runs, request.previous)?

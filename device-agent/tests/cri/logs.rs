@@ -143,7 +143,7 @@ async fn the_run_before_is_there_and_what_is_not_says_so_in_a_kubelets_words() {
             400,
             "previous terminated container \"main\" in pod \"q\" not found",
         ),
-        (request("r"), 400, "container \"main\" in pod \"r\" is waiting to start: ContainerCreating"),
+        (request("r"), 400, "container \"main\" in pod \"r\" is waiting to start: ErrImageNeverPull"),
         (request("nobody"), 404, "the device has no pod nobody"),
         (LogsRequest { container: "../q".into(), ..request("q") }, 404, "container \"../q\" not found in pod \"q\""),
     ] {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use device_agent::desired::{Deployment, DesiredPod, DesiredSet, DesiredWish};
@@ -103,6 +103,8 @@ pub(crate) struct Device {
     revision: u64,
     agent: Option<Agent>,
     said: BTreeMap<PodUid, WorkloadReport>,
+    /// Why containers wait, as they last said.
+    waiting: Arc<Mutex<BTreeMap<(PodUid, String), String>>>,
     gone: Vec<PodUid>,
     pub(crate) events: Vec<DeviceEvent>,
     _secrets: tempfile::TempDir,
@@ -134,6 +136,7 @@ impl Device {
             revision: 0,
             agent: None,
             said: BTreeMap::new(),
+            waiting: Arc::default(),
             gone: Vec::new(),
             events: Vec::new(),
             _secrets: secrets,
@@ -148,7 +151,11 @@ impl Device {
         let facts = HostFacts { addresses: vec!["192.0.2.7".into()], ..HostFacts::default() };
         let (host, host_receiver) = watch::channel(Arc::new(facts));
         let stop = CancellationToken::new();
-        let verbs = runtime.service(Sight { desired: desired.subscribe(), clock: clock() });
+        let waiting = self.waiting.clone();
+        let waits = Arc::new(move |pod: &PodUid, name: &str| {
+            waiting.lock().unwrap().get(&(pod.clone(), name.to_owned())).cloned()
+        });
+        let verbs = runtime.service(Sight { desired: desired.subscribe(), clock: clock(), waits });
         let task = Workloads::start(Parts {
             runtime: Arc::new(runtime),
             desired: desired_receiver,
@@ -216,7 +223,15 @@ impl Device {
         while !done(self) {
             let agent = self.agent.as_mut().unwrap();
             match tokio::time::timeout(Duration::from_millis(100), agent.reports.recv()).await {
-                Ok(Some(ReportItem::Workload(report))) => drop(self.said.insert(report.uid.clone(), report)),
+                Ok(Some(ReportItem::Workload(report))) => {
+                    for container in &report.containers {
+                        if let ContainerState::Waiting(waiting) = &container.state {
+                            let of = (report.uid.clone(), container.name.clone());
+                            self.waiting.lock().unwrap().insert(of, waiting.reason.clone());
+                        }
+                    }
+                    self.said.insert(report.uid.clone(), report);
+                }
                 Ok(Some(ReportItem::Gone(gone))) => self.gone.push(gone.uid),
                 Ok(Some(ReportItem::Event(event))) => self.events.push(event),
                 Ok(Some(ReportItem::Facts(_))) => panic!("facts are none of the workloads' business"),
