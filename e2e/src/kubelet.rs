@@ -142,6 +142,11 @@ impl Kubelet {
         &self.name
     }
 
+    /// A client with all rights.
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
     /// The engine on which it runs pods.
     pub fn engine(&self) -> &Engine {
         &self.engine

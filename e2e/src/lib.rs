@@ -9,6 +9,7 @@ pub mod kubelet;
 pub mod process;
 pub mod recipes;
 pub mod registry;
+pub mod shapes;
 pub mod stranger;
 pub mod tls;
 pub mod wait;

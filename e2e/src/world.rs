@@ -107,7 +107,7 @@ impl Setting {
 
     /// The devices run their pods with this engine.
     pub fn engine(self, engine: Arc<Engine>) -> Self {
-        Self { engine: Some(engine), ..self }
+        Self { engine: Some(engine), disk: Disk::Roomy, ..self }
     }
 
     /// The nodes take every pod, also one that does not ask for a device.

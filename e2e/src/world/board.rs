@@ -16,21 +16,31 @@ pub enum Disk {
     Plain,
     /// A tmpfs of a few megabytes.
     Small,
+    /// A tmpfs with room for everything, so that it does not matter how full the disk of this machine is.
+    Roomy,
 }
 
 impl Disk {
     pub(super) fn prepare(self, state: &Path) -> Result<()> {
         std::fs::create_dir_all(state)?;
-        if matches!(self, Self::Small) {
+        if let Some(size) = self.size() {
             let mut mount = Command::new("mount");
-            mount.args(["-t", "tmpfs", "-o", "size=4m", "hawser-e2e"]).arg(state).stderr(Stdio::null());
+            mount.args(["-t", "tmpfs", "-o", size, "hawser-e2e"]).arg(state).stderr(Stdio::null());
             anyhow::ensure!(mount.status()?.success(), "{} cannot be mounted", state.display());
         }
         Ok(())
     }
 
+    fn size(self) -> Option<&'static str> {
+        match self {
+            Self::Plain => None,
+            Self::Small => Some("size=4m"),
+            Self::Roomy => Some("size=4g"),
+        }
+    }
+
     pub(super) fn release(self, state: &Path) {
-        if matches!(self, Self::Small) {
+        if self.size().is_some() {
             // What still runs there was killed before; a lazy unmount leaves nothing behind either way.
             let _ = Command::new("umount").arg("-l").arg(state).status();
         }

@@ -144,6 +144,10 @@ fn finish(
     observed: Option<i64>,
     now: Timestamp,
 ) -> PodStatus {
+    // As a kubelet orders them: init containers as they run, all others by name.
+    for list in [&mut status.container_statuses, &mut status.ephemeral_container_statuses] {
+        list.iter_mut().for_each(|list| list.sort_by(|one, other| one.name.cmp(&other.name)));
+    }
     status.qos_class = old.qos_class.clone().or_else(|| Some(qos::class(spec).to_owned()));
     status.observed_generation = observed.or(old.observed_generation);
     status.conditions = Some(conditions::of_pod(spec, old, &status, sandbox_ready, now));
@@ -264,6 +268,23 @@ mod tests {
             "containerStatuses": [container("c://1", 0, json!({"running": {"startedAt": at(1)}}))],
         });
         assert_eq!(status, expected);
+    }
+
+    #[test]
+    fn containers_are_shown_by_name_and_init_containers_as_they_run() {
+        let named = |name: &str| {
+            let mut container = container("c://1", 0, json!({"running": {"startedAt": at(1)}}));
+            container.name = name.to_owned();
+            container
+        };
+        let mut report = running(1);
+        report.containers = vec![named("web"), named("db")];
+        report.init_containers = vec![named("second"), named("first")];
+        let status = reported(&pod(json!({})), &report, None, at(9));
+        let names =
+            |list: Option<Vec<ContainerStatus>>| list.into_iter().flatten().map(|one| one.name).collect::<Vec<_>>();
+        assert_eq!(names(status.container_statuses), ["db", "web"]);
+        assert_eq!(names(status.init_container_statuses), ["second", "first"]);
     }
 
     #[test]

@@ -77,7 +77,7 @@ from the release that e2e/cluster/go.mod names, and runs them on a device with t
 a real control plane and a containerd of its own; `just conformance --node kubelet` runs the same on a kubelet of the same release,
 machine and containerd. Each run writes this file anew; the reasons come from e2e/conformance/reasons.txt, and the columns
 are kept in e2e/conformance/device.txt and e2e/conformance/kubelet.txt. `just conformance --focus 'should be submitted'`
-runs single specs and writes nothing.
+runs single specs and writes nothing, unless `--keep` is said too.
 ";
 
 #[cfg(test)]

@@ -22,8 +22,24 @@ const KITTEN: &str = "registry.k8s.io/e2e-test-images/kitten:1.8";
 /// The image of sandboxes, and of containers that do nothing.
 pub(crate) const PAUSE: &str = "registry.k8s.io/pause:3.10.2";
 
-/// `wget` in the clothes of `curl`, as far as the specs wear them: one address, its body to the output.
-const CURL: &str = "#!/bin/sh\nexec /bin/wget -q -O - \"$1\"\n";
+/// As much of `curl` as the specs ask for: the last word is an address, and what is there goes to the output. The `wget` of
+/// Debian's static busybox crashes when it is told how long to wait.
+const CURL: &str = r#"#!/bin/bash
+for url; do :; done
+url=${url#http://} authority=${url%%/*} path=/${url#*/}
+[[ $authority == *:* ]] || authority+=:80
+exec 3<>"/dev/tcp/${authority%:*}/${authority##*:}" || exit 7
+printf 'GET %s HTTP/1.0\r\nHost: %s\r\n\r\n' "$path" "$authority" >&3
+while read -r line <&3 && [[ $line != $'\r' ]]; do :; done
+exec cat <&3
+"#;
+/// Likewise `nc -w SECONDS -u HOST PORT`, which busybox does not have. That the shell speaks of the end of `cat` is nobody's
+/// answer.
+const NC: &str = r#"#!/bin/bash
+exec 2>/dev/null 3<>"/dev/udp/$4/$5" && cat >&3
+timeout "$2" cat <&3
+exit 0
+"#;
 
 /// The registry whose names are above.
 const REGISTRY: &str = "registry.k8s.io";
@@ -42,9 +58,11 @@ pub(crate) fn import(engine: &Engine, programs: &Path) -> Result<()> {
             program(&programs.join(file), &root.join(file), 0o644)?;
         }
         std::fs::create_dir_all(root.join("usr/bin"))?;
-        let curl = root.join("usr/bin/curl");
-        std::fs::write(&curl, CURL)?;
-        std::fs::set_permissions(curl, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+        for (name, script) in [("curl", CURL), ("nc", NC)] {
+            let place = root.join("usr/bin").join(name);
+            std::fs::write(&place, script)?;
+            std::fs::set_permissions(place, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+        }
         std::fs::create_dir(root.join("uploads"))?;
         users(root)?;
         registry(&root.join("var/registry"), &pause_image(), &pause)

@@ -5,6 +5,7 @@
 mod document;
 mod images;
 mod report;
+mod statuses;
 mod suite;
 
 use std::path::{Path, PathBuf};
@@ -34,6 +35,12 @@ struct Arguments {
     /// Only specs whose names match this regular expression; then no file is written
     #[arg(long, value_name = "REGEX")]
     focus: Option<String>,
+    /// With --focus: what became of these specs is written all the same, the others stay as they are kept
+    #[arg(long, requires = "focus")]
+    keep: bool,
+    /// Record the statuses of pods on a kubelet for e2e/statuses, instead of running specs
+    #[arg(long, conflicts_with_all = ["node", "focus"])]
+    record: bool,
     /// How many specs at once
     #[arg(long, default_value_t = 8, value_name = "N")]
     processes: u32,
@@ -74,11 +81,17 @@ async fn main() -> Result<()> {
     let reasons = Reasons::parse(&reasons);
     if let Some(run) = run {
         tell(&run, &reasons);
-        if arguments.focus.is_some() {
+        if arguments.focus.is_some() && !arguments.keep {
             return Ok(());
         }
         if let Some(file) = arguments.node.file() {
-            std::fs::write(kept.join(file), run.results.lines())?;
+            let file = kept.join(file);
+            let mut results = Results::default();
+            if arguments.keep {
+                results = Results::from_lines(&std::fs::read_to_string(&file)?)?;
+            }
+            results.0.extend(run.results.0);
+            std::fs::write(file, results.lines())?;
         }
     }
     let column = |title: &'static str, file: &str| {
@@ -105,6 +118,10 @@ impl Node {
 
 /// Makes the node, runs the specs, and takes the node away.
 async fn measure(arguments: &Arguments) -> Result<Option<Run>> {
+    if arguments.record {
+        statuses::record(arguments).await?;
+        return Ok(None);
+    }
     if arguments.node == Node::None {
         return Ok(None);
     }
@@ -119,9 +136,8 @@ async fn measure(arguments: &Arguments) -> Result<Option<Run>> {
     let engine = Arc::new(engine);
     let choice = Choice { focus: arguments.focus.as_deref(), processes: arguments.processes };
     if arguments.node == Node::Kubelet {
-        let kubeconfig = PathBuf::from(std::env::var_os("KUBECONFIG").context("KUBECONFIG names no cluster")?);
-        let pki = std::path::absolute(&arguments.pki)?;
-        let kubelet = Kubelet::start(&programs.join("kubelet"), &pki, &kubeconfig, engine).await?;
+        let kubeconfig = kubeconfig()?;
+        let kubelet = start_kubelet(arguments, engine).await?;
         println!("{} is ready", kubelet.name());
         let run = suite::run(&programs, &kubeconfig, &logs, &choice).await;
         std::fs::copy(kubelet.log(), logs.join("kubelet.log"))?;
@@ -136,6 +152,15 @@ async fn measure(arguments: &Arguments) -> Result<Option<Run>> {
         eprintln!("the world did not end well: {error:#}");
     }
     run.map(Some)
+}
+
+fn kubeconfig() -> Result<PathBuf> {
+    Ok(PathBuf::from(std::env::var_os("KUBECONFIG").context("KUBECONFIG names no cluster")?))
+}
+
+async fn start_kubelet(arguments: &Arguments, engine: Arc<Engine>) -> Result<Kubelet> {
+    let program = std::path::absolute(arguments.programs.join("kubelet"))?;
+    Kubelet::start(&program, &std::path::absolute(&arguments.pki)?, &kubeconfig()?, engine).await
 }
 
 /// Prints what a person wants to know.
