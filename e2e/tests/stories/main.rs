@@ -23,4 +23,5 @@ mod verbs_faults;
 mod verbs_logs;
 mod verbs_node;
 mod verbs_ports;
+mod verbs_top;
 mod workloads;
