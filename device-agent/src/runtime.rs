@@ -324,6 +324,8 @@ pub struct VolumeFile {
     pub mode: u32,
     /// Its content.
     pub content: Arc<[u8]>,
+    /// The user that it belongs to; `None`: the agent's own.
+    pub owner: Option<u32>,
 }
 
 /// What became of [`Runtime::prepare`].
@@ -429,6 +431,16 @@ pub struct Refusal {
     pub reason: String,
     /// Thing, cause, fix.
     pub message: String,
+}
+
+impl Refusal {
+    /// The word for the Event: what a kubelet refuses at the door has its own, what it refuses later has `Failed`.
+    pub fn event_reason(&self) -> &str {
+        match self.reason.as_str() {
+            door @ ("SysctlForbidden" | "AppArmor" | "SupplementalGroupsPolicyNotSupported") => door,
+            _ => "Failed",
+        }
+    }
 }
 
 /// What became of a start that went well.

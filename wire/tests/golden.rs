@@ -161,7 +161,7 @@ fn care(action: Action) -> Care {
 }
 
 fn deployment(restart_policy: RestartPolicy, pull_policy: PullPolicy) -> EdgeDeployment {
-    let file = |path: &str, content| File { path: path.into(), mode: 0o644, content };
+    let file = |path: &str, content| File { path: path.into(), mode: 0o644, content, owner: None };
     let files = Files {
         secret: true,
         entries: vec![
@@ -358,6 +358,8 @@ fn deployments(book: &mut Book) {
     pressed.containers[0].resources.storage_limit_bytes = Some(1 << 21);
     book.add("EdgeDeployment/Pressure", pressed);
     book.add("EdgeDeployment/Asks", asks());
+    let content = Content::Inline(vec![1, 2]);
+    book.add("File/Owner", File { path: "token".into(), mode: 0o600, content, owner: Some(1000) });
     for kind in [
         HostPathKind::Any,
         HostPathKind::Directory,

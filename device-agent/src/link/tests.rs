@@ -30,7 +30,7 @@ fn uid(n: u8) -> PodUid {
 fn deployment(n: u8, generation: u8) -> (Vec<u8>, Vec<u8>) {
     let blob = vec![generation; 40_000 + usize::from(n)];
     let content = Content::Blob(ObjectRef { hash: ContentHash::of(&blob), len: blob.len() as u64 });
-    let entries = vec![File { path: "f".to_owned(), mode: 0o644, content }];
+    let entries = vec![File { path: "f".to_owned(), mode: 0o644, content, owner: None }];
     let spec = EdgeDeployment {
         uid: uid(n),
         namespace: "default".to_owned(),

@@ -534,7 +534,7 @@ async fn prepare<R: Runtime, S: WorkloadStore>(
                     store.blob(blob.hash).await.map_err(|error| PlaceProblem::volumes(error.line()))?
                 }
             };
-            resolved.push(VolumeFile { path: file.path.clone(), mode: file.mode, content });
+            resolved.push(VolumeFile { path: file.path.clone(), mode: file.mode, content, owner: file.owner });
         }
         files.insert(volume.name.clone(), resolved);
     }

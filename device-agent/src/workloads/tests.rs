@@ -277,7 +277,7 @@ async fn an_owner_that_fails_is_followed_by_one_that_asks_until_it_knows_what_ru
 async fn a_missing_blob_delays_and_a_found_one_arrives() {
     let mut world = World::new();
     let hash = ContentHash::of(b"content");
-    let file = File { path: "f".into(), mode: 0o644, content: Content::Blob(ObjectRef { hash, len: 7 }) };
+    let file = File { path: "f".into(), mode: 0o644, content: Content::Blob(ObjectRef { hash, len: 7 }), owner: None };
     let mut spec = pod("a");
     let source = VolumeSource::Files(Files { secret: false, entries: vec![file] });
     spec.volumes.push(Volume { name: "v".into(), source });

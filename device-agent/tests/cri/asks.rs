@@ -90,6 +90,7 @@ async fn kernel_parameters_are_set_when_they_are_allowed() {
     device.run(&asking("bad", read, vec![sysctl("kernel.shmmax", "1"), sysctl("kernel.msgmax", "1")]));
     let words = device.until_waiting("bad", "SysctlForbidden").await;
     assert_eq!(words, "forbidden sysctl: \"kernel.shmmax\" not allowlisted");
+    assert!(device.reasons().contains(&"SysctlForbidden"));
     for name in ["good", "bad"] {
         device.sweep(name).await;
     }

@@ -9,7 +9,7 @@ use crate::engine::IMAGE;
 use crate::world::*;
 
 fn files(name: &str, secret: bool, path: &str, content: &str) -> Volume {
-    let file = File { path: path.into(), mode: 0o644, content: Content::Inline(content.into()) };
+    let file = File { path: path.into(), mode: 0o644, content: Content::Inline(content.into()), owner: None };
     Volume { name: name.into(), source: VolumeSource::Files(Files { secret, entries: vec![file] }) }
 }
 

@@ -4,8 +4,8 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use hawser_wire::deployment::{
-    Container, EmptyDir, EnvValue, EnvVar, HostPath, HostPathKind, Mount, Propagation, ReadOnlyBelow, RestartPolicy,
-    Volume, VolumeSource,
+    Container, Content, EmptyDir, EnvValue, EnvVar, File, Files, HostPath, HostPathKind, Mount, Propagation,
+    ReadOnlyBelow, RestartPolicy, User, Volume, VolumeSource,
 };
 
 use rustix::mount::{MountPropagationFlags, UnmountFlags};
@@ -165,6 +165,28 @@ async fn paths_of_the_device_are_checked_and_mounted() {
     let words = device.until_waiting("deep", "CreateContainerConfigError").await;
     assert!(words.ends_with("it is not supported by the runtime"), "{words}");
     device.sweep("deep").await;
+}
+
+#[tokio::test]
+async fn a_token_is_for_the_user_of_the_pod_alone() {
+    let Some(mut device) = Device::new() else { return };
+    device.start().await;
+    let main = Container {
+        mounts: vec![mount("v", "/v")],
+        user: User { uid: Some(1234), gid: Some(77), non_root: true },
+        ..shell("cat /v/token; stat -Lc '%a %u' /v/token")
+    };
+    let mut spec = pod("token", RestartPolicy::Never, main);
+    let entries = vec![File {
+        path: "token".into(),
+        mode: 0o600,
+        content: Content::Inline(b"t0ken\n".to_vec()),
+        owner: Some(1234),
+    }];
+    spec.volumes = vec![Volume { name: "v".into(), source: VolumeSource::Files(Files { secret: true, entries }) }];
+    device.run_to_end(&spec).await;
+    assert_eq!(device.output("token"), "t0ken\n600 1234\n");
+    device.sweep("token").await;
 }
 
 #[tokio::test]

@@ -221,7 +221,7 @@ async fn secrets_of_a_pod_that_nobody_remembers_do_not_stay() {
     device.stop().await;
     // An agent dies between making the place and the first start, and the pod is deleted meanwhile.
     let spec = std::sync::Arc::new(hawser_wire::deployment::EdgeDeployment { uid: uid("never-ran"), ..spec });
-    let file = VolumeFile { path: "key".into(), mode: 0o600, content: b"KEY"[..].into() };
+    let file = VolumeFile { path: "key".into(), mode: 0o600, content: b"KEY"[..].into(), owner: None };
     let setup = PodSetup { uid: uid("never-ran"), spec, files: [("s".to_owned(), vec![file])].into() };
     Process::new(device.config.clone()).prepare(setup.clone()).await.unwrap();
     let place = |name: &str| [device.config.root.join(name), device.config.secrets.join(name)];

@@ -13,7 +13,12 @@ use crate::world::*;
 pub(crate) fn files(name: &str, secret: bool, files: &[(&str, &str)]) -> Volume {
     let entries = files
         .iter()
-        .map(|(path, text)| File { path: (*path).into(), mode: 0o644, content: Content::Inline((*text).into()) })
+        .map(|(path, text)| File {
+            path: (*path).into(),
+            mode: 0o644,
+            content: Content::Inline((*text).into()),
+            owner: None,
+        })
         .collect();
     Volume { name: name.into(), source: VolumeSource::Files(Files { secret, entries }) }
 }

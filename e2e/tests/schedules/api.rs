@@ -233,7 +233,12 @@ fn deployment_of(pod: &Pod, content: u32) -> (EdgeDeployment, Object) {
     let blob = Object::new(bytes);
     let files = Files {
         secret: false,
-        entries: vec![File { path: "config".to_owned(), mode: 0o644, content: Content::Blob(blob.reference) }],
+        entries: vec![File {
+            path: "config".to_owned(),
+            mode: 0o644,
+            content: Content::Blob(blob.reference),
+            owner: None,
+        }],
     };
     let deployment = EdgeDeployment {
         uid: pod.uid(),

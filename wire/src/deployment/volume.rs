@@ -112,6 +112,9 @@ pub struct File {
     /// Its content.
     #[n(2)]
     pub content: Content,
+    /// The user that it belongs to; `None`: the agent's own.
+    #[n(3)]
+    pub owner: Option<u32>,
 }
 
 /// The content of a file.

@@ -281,7 +281,12 @@ fn volume() -> impl Strategy<Value = Volume> {
         object().prop_map(Content::Blob),
         device_field().prop_map(Content::Device),
     ];
-    let file = (text(), any::<u32>(), content).prop_map(|(path, mode, content)| File { path, mode, content });
+    let file = (text(), any::<u32>(), content, of(any::<u32>())).prop_map(|(path, mode, content, owner)| File {
+        path,
+        mode,
+        content,
+        owner,
+    });
     let source =
         prop_oneof![
             (any::<bool>(), of(any::<u64>()))

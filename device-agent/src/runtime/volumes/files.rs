@@ -42,7 +42,9 @@ pub(super) fn write_files(volume: &Path, files: &[VolumeFile], group: Option<u32
         let mode = (file.mode & 0o777) | if group.is_some() { (file.mode & 0o400) >> 3 } else { 0 };
         let mut written = data.write_file(&file.path, mode)?;
         written.write_all(&file.content)?;
-        beneath::own(&written, None, group)?;
+        // An agent that is not root has no files of others, nor containers that are somebody else.
+        let owner = file.owner.filter(|_| rustix::process::geteuid().is_root());
+        beneath::own(&written, owner, group)?;
     }
     root.link(&next, DATA)?;
     link_names(&root, files)?;
@@ -84,10 +86,14 @@ fn same(data: &Path, files: &[VolumeFile]) -> bool {
         if there.metadata()?.len() != file.content.len() as u64 {
             return Ok(false);
         }
-        use std::os::unix::fs::PermissionsExt;
+        use std::os::unix::fs::{MetadataExt, PermissionsExt};
         let mode = there.metadata()?.permissions().mode() & 0o777;
         // The group's right to read may have been added.
         if mode & !0o040 != file.mode & 0o777 & !0o040 {
+            return Ok(false);
+        }
+        let owner = file.owner.filter(|_| rustix::process::geteuid().is_root());
+        if owner.is_some_and(|owner| there.metadata().is_ok_and(|there| there.uid() != owner)) {
             return Ok(false);
         }
         let mut content = Vec::with_capacity(file.content.len());
@@ -113,7 +119,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     fn file(path: &str, content: &str) -> VolumeFile {
-        VolumeFile { path: path.into(), mode: 0o640, content: content.as_bytes().into() }
+        VolumeFile { path: path.into(), mode: 0o640, content: content.as_bytes().into(), owner: None }
     }
 
     #[test]

@@ -69,8 +69,9 @@ impl Lifecycle {
                     container.not_enforced = not_enforced;
                 }
             }
-            Err(StartProblem::Refused(Refusal { reason, message })) => {
-                out.event(Some(&id.name), true, "Failed", &message);
+            Err(StartProblem::Refused(refusal)) => {
+                out.event(Some(&id.name), true, refusal.event_reason(), &refusal.message);
+                let Refusal { reason, message } = refusal;
                 container.activity = Activity::Blocked { reason, message, retry: None };
             }
             Err(StartProblem::NoImage(ImageProblem { reason, message })) => {

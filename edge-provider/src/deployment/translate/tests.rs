@@ -112,7 +112,7 @@ fn files(volume: Value) -> Files {
 }
 
 fn inline(path: &str, mode: u32, bytes: &[u8]) -> File {
-    File { path: path.to_owned(), mode, content: Content::Inline(bytes.to_vec()) }
+    File { path: path.to_owned(), mode, content: Content::Inline(bytes.to_vec()), owner: None }
 }
 
 #[test]
@@ -380,7 +380,7 @@ fn files_come_from_keys() {
         [
             inline("COLOR", 0o644, b"red"),
             inline("SIZE", 0o644, b"$(COLOR)"),
-            File { path: "logo".to_owned(), mode: 0o644, content: Content::Blob(logo.reference) },
+            File { path: "logo".to_owned(), mode: 0o644, content: Content::Blob(logo.reference), owner: None },
         ]
     );
     let blobs = run(mounting(json!({"configMap": {"name": "settings"}}))).unwrap().blobs;
@@ -416,6 +416,7 @@ fn files_come_from_the_pod_itself() {
                 path: "cpu".to_owned(),
                 mode: 0o444,
                 content: Content::Device(DeviceField::Allocatable("cpu".to_owned(), 1)),
+                owner: None,
             },
             inline("labels", 0o444, b"app=\"web\"\ntier=\"a\\\"b\""),
             inline("notes", 0o400, b"note=\"two\\nlines\""),
@@ -450,16 +451,17 @@ fn what_is_projected_lies_together_and_the_last_one_wins() {
 #[test]
 fn a_token_is_for_its_user_alone() {
     let token = json!({"projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}});
-    for (context, mode) in [
-        (json!({}), 0o644),
-        (json!({"fsGroup": 5}), 0o600),
-        (json!({"runAsUser": 5}), 0o600),
-        (json!({"runAsGroup": 5}), 0o644),
+    for (context, mode, owner) in [
+        (json!({}), 0o644, None),
+        (json!({"fsGroup": 5}), 0o600, None),
+        (json!({"runAsUser": 5}), 0o600, Some(5)),
+        (json!({"runAsUser": 5, "fsGroup": 6}), 0o600, Some(5)),
+        (json!({"runAsGroup": 5}), 0o644, None),
     ] {
         let mut spec = mounting(token.clone());
         spec["securityContext"] = context.clone();
         let VolumeSource::Files(files) = deployment(spec).volumes.remove(0).source else { panic!() };
-        assert_eq!(files.entries[0].mode, mode, "{context}");
+        assert_eq!((files.entries[0].mode, files.entries[0].owner), (mode, owner), "{context}");
     }
     // Two users: then neither is the one.
     let mut spec = mounting(token);

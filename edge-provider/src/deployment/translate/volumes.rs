@@ -94,6 +94,8 @@ struct Gathered {
 
 enum Piece {
     Object(Object),
+    /// For one user alone.
+    Owned(Object, u32),
     Device(DeviceField),
 }
 
@@ -212,9 +214,14 @@ impl Gathered {
             None => return Err(Problem::Waits("failed to fetch token: it was not asked for".to_owned())),
         };
         let group = pod.spec.security_context.as_ref().and_then(|context| context.fs_group);
-        let owned = group.is_some() || common_user(pod.spec).is_some();
+        let user = common_user(pod.spec);
+        let owned = group.is_some() || user.is_some();
         let mode = if owned { TOKEN_MODE } else { mode.unwrap_or(DEFAULT_MODE) };
-        self.put(&source.path, mode, Piece::Object(object))
+        let piece = match user.and_then(|user| u32::try_from(user).ok()) {
+            Some(user) => Piece::Owned(object, user),
+            None => Piece::Object(object),
+        };
+        self.put(&source.path, mode, piece)
     }
 
     fn put(&mut self, path: &str, mode: i32, piece: Piece) -> Translated<()> {
@@ -238,17 +245,23 @@ impl Gathered {
 
     fn into_files(self, blobs: &mut BTreeMap<ContentHash, Object>) -> Files {
         let entries = self.files.into_iter().map(|(path, (mode, piece))| {
+            let (piece, owner) = match piece {
+                Piece::Owned(object, user) => (Piece::Object(object), Some(user)),
+                other => (other, None),
+            };
             let content = match piece {
                 Piece::Device(field) => Content::Device(field),
-                Piece::Object(object) if object.bytes.len() <= MAX_INLINE => Content::Inline(object.bytes.to_vec()),
-                Piece::Object(object) => {
+                Piece::Object(object) | Piece::Owned(object, _) if object.bytes.len() <= MAX_INLINE => {
+                    Content::Inline(object.bytes.to_vec())
+                }
+                Piece::Object(object) | Piece::Owned(object, _) => {
                     let reference = object.reference;
                     blobs.insert(reference.hash, object);
                     Content::Blob(reference)
                 }
             };
             // Only permission bits; a negative mode, which no API server lets through, has none of another meaning.
-            File { path, mode: mode as u32 & 0o777, content }
+            File { path, mode: mode as u32 & 0o777, content, owner }
         });
         Files { secret: self.secret, entries: entries.collect() }
     }
