@@ -224,21 +224,33 @@ fn kill(container: &str, head: &Head) {
         if came.is_empty() {
             return;
         }
-        // The first one last: as long as it is there, its children are known by it.
-        for pid in came.iter().filter(|pid| **pid != head.known.pid) {
-            send_kill(*pid, container);
-        }
-        known.extend(came);
-        if is_still {
+        // Who waits for another must not find it dead and go on.
+        for pid in parents_first(&members, &came) {
             match &head.process {
-                // It may have ended by itself.
-                Some(process) => drop(rustix::process::pidfd_send_signal(process, Signal::KILL)),
-                None => send_kill(head.known.pid, container),
+                Some(process) if pid == head.known.pid => {
+                    // It may have ended by itself.
+                    let _ = rustix::process::pidfd_send_signal(process, Signal::KILL);
+                }
+                _ => send_kill(pid, container),
             }
         }
+        known.extend(came);
         std::thread::sleep(Duration::from_millis(10));
     }
     tracing::warn!(container, "not everything that came from a command without a client has ended");
+}
+
+/// These processes, each after those that it came from.
+fn parents_first(members: &[Stat], of: &BTreeSet<i32>) -> Vec<i32> {
+    let of: Vec<&Stat> = members.iter().filter(|stat| of.contains(&stat.pid)).collect();
+    let is_first = |stat: &&&Stat| !of.iter().any(|other| other.pid == stat.parent);
+    let mut order: Vec<i32> = of.iter().filter(is_first).map(|stat| stat.pid).collect();
+    let mut at = 0;
+    while let Some(parent) = order.get(at).copied() {
+        order.extend(of.iter().filter(|stat| stat.parent == parent).map(|stat| stat.pid));
+        at += 1;
+    }
+    order
 }
 
 /// Those of the members that have one of these as an ancestor.
@@ -340,5 +352,6 @@ mod tests {
         };
         let all = [stat(4, 3), stat(3, 2), stat(2, 1), stat(9, 8), stat(5, 2)];
         assert_eq!(descendants(&all, &BTreeSet::from([2])), BTreeSet::from([3, 4, 5]));
+        assert_eq!(parents_first(&all, &BTreeSet::from([2, 3, 4, 9])), [2, 9, 3, 4]);
     }
 }
