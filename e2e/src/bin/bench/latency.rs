@@ -42,7 +42,7 @@ async fn watch(world: &World) -> Result<impl Stream<Item = kube::Result<WatchEve
     Ok(world.pods().watch(&WatchParams::default(), "0").await?.boxed())
 }
 
-async fn until_ready(world: &World, names: &[String]) -> Result<Duration> {
+pub(crate) async fn until_ready(world: &World, names: &[String]) -> Result<Duration> {
     let mut events = watch(world).await?;
     let start = now();
     for name in names {

@@ -1,6 +1,6 @@
 //! Measures and prints, for `docs/benchmarks.md`. Asserts nothing about speed or size.
 //!
-//! `cargo run --release -p hawser-e2e --bin bench [latency] [agent] [wire] [bridge] [sizes]`; without a name, all of them.
+//! `cargo run --release -p hawser-e2e --bin bench [latency] [agent] [wire] [streams] [bridge] [sizes]`; without a name, all of them.
 //! `bridge:10000` is the bridge with so many devices.
 
 mod bridge;
@@ -8,10 +8,11 @@ mod latency;
 mod memory;
 mod simulated;
 mod sizes;
+mod streams;
 
 use anyhow::{Context, Result, bail};
 
-const ALL: [&str; 5] = ["latency", "agent", "wire", "bridge", "sizes"];
+const ALL: [&str; 6] = ["latency", "agent", "wire", "streams", "bridge", "sizes"];
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -29,6 +30,7 @@ async fn main() -> Result<()> {
             "latency" => latency::run().await?,
             "agent" => memory::agent().await?,
             "wire" => memory::wire().await?,
+            "streams" => streams::run().await?,
             "bridge" => bridge::run(devices).await?,
             "sizes" => sizes::run(),
             other => bail!("there is no bench `{other}`; there are {}", ALL.join(", ")),
