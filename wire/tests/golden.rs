@@ -357,6 +357,11 @@ fn deployments(book: &mut Book) {
     pressed.containers[0].resources.storage_request_bytes = Some(1 << 20);
     pressed.containers[0].resources.storage_limit_bytes = Some(1 << 21);
     book.add("EdgeDeployment/Pressure", pressed);
+    let label = SeLinux { user: "u".into(), role: "r".into(), kind: "t".into(), level: "s0:c1".into() };
+    let mut labelled = deployment(RestartPolicy::Always, PullPolicy::Always);
+    labelled.containers[0].confinement =
+        Some(Confinement { asks: vec![ConfinementAsk::SeLinux(label)], ..Confinement::default() });
+    book.add("EdgeDeployment/SeLinux", labelled);
     book.add("EdgeDeployment/Asks", asks());
     let content = Content::Inline(vec![1, 2]);
     book.add("File/Owner", File { path: "token".into(), mode: 0o600, content, owner: Some(1000) });
@@ -548,7 +553,7 @@ fn every_variant_has_a_sample(
         Ask::HostAlias { .. } | Ask::Dns(_) | Ask::Subdomain(_) | Ask::HostnameIsWhole | Ask::StrictGroups => {}
     }
     match confinement {
-        ConfinementAsk::SeccompFile(_) => {}
+        ConfinementAsk::SeccompFile(_) | ConfinementAsk::SeLinux(_) => {}
         ConfinementAsk::AppArmor(AppArmor::Engine | AppArmor::None | AppArmor::Loaded(_)) => {}
     }
     match content {

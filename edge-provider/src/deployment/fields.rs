@@ -163,7 +163,10 @@ pub(crate) const PORT: &[(&str, Verdict)] = &[
 
 pub(crate) const RESOURCES: &[(&str, Verdict)] = &[
     ("claims", Refused("a device does not take part in dynamic resource allocation")),
-    ("limits", Names(&["cpu", "memory"], "a device limits cpu and memory only")),
+    (
+        "limits",
+        Names(&["cpu", "ephemeral-storage", "memory"], "a device limits cpu, memory and ephemeral-storage only"),
+    ),
     // cpu and memory; what else is requested concerned the scheduler.
     ("requests", Mapped),
 ];
@@ -179,13 +182,16 @@ pub(crate) const SECURITY: &[(&str, Verdict)] = &[
     ("runAsGroup", Mapped),
     ("runAsNonRoot", Mapped),
     ("runAsUser", Mapped),
-    ("seLinuxOptions", Refused(SANDBOX)),
+    ("seLinuxOptions", Table(SELINUX)),
     ("seccompProfile", Table(PROFILE)),
-    ("windowsOptions", Refused("a device runs Linux")),
+    ("windowsOptions", Unconcerned("it is for nodes with Windows, and a kubelet on Linux does not read it")),
 ];
 
 /// Of AppArmor's and of system calls alike.
 pub(crate) const PROFILE: &[(&str, Verdict)] = &[("localhostProfile", Mapped), ("type", Mapped)];
+
+pub(crate) const SELINUX: &[(&str, Verdict)] =
+    &[("level", Mapped), ("role", Mapped), ("type", Mapped), ("user", Mapped)];
 
 pub(crate) const CAPABILITIES: &[(&str, Verdict)] = &[("add", Mapped), ("drop", Mapped)];
 
@@ -196,13 +202,13 @@ pub(crate) const POD_SECURITY: &[(&str, Verdict)] = &[
     ("runAsGroup", Mapped),
     ("runAsNonRoot", Mapped),
     ("runAsUser", Mapped),
-    ("seLinuxChangePolicy", Unconcerned("there are no SELinux options to apply")),
-    ("seLinuxOptions", Refused(SANDBOX)),
+    ("seLinuxChangePolicy", Unconcerned("the volumes of a device are labelled by its engine")),
+    ("seLinuxOptions", Table(SELINUX)),
     ("seccompProfile", Table(PROFILE)),
     ("supplementalGroups", Mapped),
     ("supplementalGroupsPolicy", Mapped),
     ("sysctls", Table(SYSCTL)),
-    ("windowsOptions", Refused("a device runs Linux")),
+    ("windowsOptions", Unconcerned("it is for nodes with Windows, and a kubelet on Linux does not read it")),
 ];
 
 pub(crate) const SYSCTL: &[(&str, Verdict)] = &[("name", Mapped), ("value", Mapped)];
@@ -496,17 +502,14 @@ mod tests {
                 "spec.volumes[0].projected.sources[0].podCertificate".to_owned(),
             ),
         ];
-        for (field, value) in
-            [("procMount", json!("Unmasked")), ("seLinuxOptions", json!({})), ("windowsOptions", json!({}))]
-        {
-            cases.push((
-                json!({"containers": [{"securityContext": {field: value}}]}),
-                format!("spec.containers[0].securityContext.{field}"),
-            ));
-        }
-        for (field, value) in [("seLinuxOptions", json!({})), ("windowsOptions", json!({}))] {
-            cases.push((json!({"securityContext": {field: value}}), format!("spec.securityContext.{field}")));
-        }
+        cases.push((
+            json!({"containers": [{"securityContext": {"procMount": "Unmasked"}}]}),
+            "spec.containers[0].securityContext.procMount".to_owned(),
+        ));
+        cases.push((
+            json!({"containers": [{"resources": {"limits": {"hugepages-2Mi": "2Mi"}}}]}),
+            "spec.containers[0].resources.limits.hugepages-2Mi".to_owned(),
+        ));
         for (field, verdict) in VOLUME {
             if let Refused(_) = verdict {
                 cases.push((json!({"volumes": [{*field: {}}]}), format!("spec.volumes[0].{field}")));

@@ -118,6 +118,26 @@ pub enum ConfinementAsk {
     /// A profile of AppArmor's.
     #[n(1)]
     AppArmor(#[n(0)] AppArmor),
+    /// A label of SELinux, where the device has it.
+    #[n(2)]
+    SeLinux(#[n(0)] SeLinux),
+}
+
+/// A label of SELinux; empty: the engine's own.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Encode, Decode, CborLen)]
+pub struct SeLinux {
+    /// The user.
+    #[n(0)]
+    pub user: String,
+    /// The role.
+    #[n(1)]
+    pub role: String,
+    /// The type.
+    #[n(2)]
+    pub kind: String,
+    /// The level.
+    #[n(3)]
+    pub level: String,
 }
 
 /// A profile of AppArmor's.

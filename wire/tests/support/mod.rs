@@ -127,6 +127,7 @@ fn confinement_ask() -> impl Strategy<Value = ConfinementAsk> {
     prop_oneof![
         text().prop_map(ConfinementAsk::SeccompFile),
         Just(ConfinementAsk::AppArmor(AppArmor::Engine)),
+        text().prop_map(|level| ConfinementAsk::SeLinux(SeLinux { level, ..SeLinux::default() })),
         Just(ConfinementAsk::AppArmor(AppArmor::None)),
         text().prop_map(|name| ConfinementAsk::AppArmor(AppArmor::Loaded(name))),
     ]

@@ -1,6 +1,8 @@
 //! Containers.
 
-use super::{ImageSpec, Labels, NamespaceOption, PodSandboxConfig, SecurityProfile, SupplementalGroupsPolicy};
+use super::{
+    ImageSpec, Labels, NamespaceOption, PodSandboxConfig, SeLinuxOption, SecurityProfile, SupplementalGroupsPolicy,
+};
 use prost::{Enumeration, Message};
 
 /// A container.
@@ -154,6 +156,9 @@ pub struct LinuxContainerSecurityContext {
     /// Which namespaces it shares.
     #[prost(message, optional, tag = "3")]
     pub namespace_options: Option<NamespaceOption>,
+    /// Its label, where there is SELinux.
+    #[prost(message, optional, tag = "4")]
+    pub selinux_options: Option<SeLinuxOption>,
     /// The user; none: the image's.
     #[prost(message, optional, tag = "5")]
     pub run_as_user: Option<Int64Value>,

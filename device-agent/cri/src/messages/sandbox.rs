@@ -105,6 +105,9 @@ pub struct LinuxSandboxSecurityContext {
     /// Which namespaces it has of its own.
     #[prost(message, optional, tag = "1")]
     pub namespace_options: Option<NamespaceOption>,
+    /// Its label, where there is SELinux.
+    #[prost(message, optional, tag = "2")]
+    pub selinux_options: Option<SeLinuxOption>,
     /// Further groups.
     #[prost(int64, repeated, tag = "5")]
     pub supplemental_groups: Vec<i64>,
@@ -117,6 +120,23 @@ pub struct LinuxSandboxSecurityContext {
     /// Whether the groups that the image gives the user count.
     #[prost(enumeration = "SupplementalGroupsPolicy", tag = "11")]
     pub supplemental_groups_policy: i32,
+}
+
+/// A label of SELinux; empty: the engine's own.
+#[derive(Clone, PartialEq, Message)]
+pub struct SeLinuxOption {
+    /// The user.
+    #[prost(string, tag = "1")]
+    pub user: String,
+    /// The role.
+    #[prost(string, tag = "2")]
+    pub role: String,
+    /// The type.
+    #[prost(string, tag = "3")]
+    pub kind: String,
+    /// The level.
+    #[prost(string, tag = "4")]
+    pub level: String,
 }
 
 /// Who shares which namespaces.

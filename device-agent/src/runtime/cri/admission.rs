@@ -45,7 +45,8 @@ pub(super) fn refuse(pod: &EdgeDeployment, container: &Container, able: &Abiliti
                 let message = format!("seccompProfile.localhostProfile {file:?} must be a path below the profiles");
                 return refusal("CreateContainerConfigError", message);
             }
-            ConfinementAsk::AppArmor(_) | ConfinementAsk::SeccompFile(_) => {}
+            // An engine on a device without SELinux has no use for labels, and does not mind them.
+            ConfinementAsk::AppArmor(_) | ConfinementAsk::SeccompFile(_) | ConfinementAsk::SeLinux(_) => {}
         }
     }
     let handler = handler(pod);

@@ -5,9 +5,9 @@ use std::path::Path;
 
 use hawser_cri::{
     Capability, Image, Int64Value, LinuxContainerSecurityContext, LinuxSandboxSecurityContext, NamespaceMode,
-    NamespaceOption, ProfileType, SecurityProfile, SupplementalGroupsPolicy,
+    NamespaceOption, ProfileType, SeLinuxOption, SecurityProfile, SupplementalGroupsPolicy,
 };
-use hawser_wire::deployment::{AppArmor, Ask, Confinement, ConfinementAsk, Container, EdgeDeployment};
+use hawser_wire::deployment::{AppArmor, Ask, Confinement, ConfinementAsk, Container, EdgeDeployment, SeLinux};
 
 /// What an engine hides from containers when it is told so, as it does by itself for nobody.
 const MASKED: &[&str] = &[
@@ -34,6 +34,7 @@ pub(super) fn asks(pod: &EdgeDeployment) -> impl Iterator<Item = &Ask> {
 pub(super) fn of_sandbox(pod: &EdgeDeployment) -> LinuxSandboxSecurityContext {
     LinuxSandboxSecurityContext {
         namespace_options: Some(namespaces(pod)),
+        selinux_options: common_label(pod),
         supplemental_groups: groups(pod),
         supplemental_groups_policy: groups_policy(pod).into(),
         // An engine makes no privileged container in another sandbox.
@@ -74,6 +75,7 @@ pub(super) fn of_container(
         }),
         privileged: asked.privileged,
         namespace_options: Some(namespaces(pod)),
+        selinux_options: label(&asked),
         run_as_user: user.map(|value| Int64Value { value }),
         run_as_username: username,
         run_as_group: container.user.gid.map(|gid| Int64Value { value: i64::from(gid) }),
@@ -91,6 +93,22 @@ pub(super) fn of_container(
 
 fn confinement(container: &Container) -> Confinement {
     container.confinement.clone().unwrap_or_default()
+}
+
+/// The label of all containers, if they have the same: what they share has it too.
+fn common_label(pod: &EdgeDeployment) -> Option<SeLinuxOption> {
+    let mut labels = pod.all_containers().map(|(container, _)| label(&confinement(container)));
+    let first = labels.next()?;
+    labels.all(|label| label == first).then_some(first)?
+}
+
+fn label(asked: &Confinement) -> Option<SeLinuxOption> {
+    asked.asks.iter().find_map(|ask| match ask {
+        ConfinementAsk::SeLinux(SeLinux { user, role, kind, level }) => {
+            Some(SeLinuxOption { user: user.clone(), role: role.clone(), kind: kind.clone(), level: level.clone() })
+        }
+        ConfinementAsk::SeccompFile(_) | ConfinementAsk::AppArmor(_) => None,
+    })
 }
 
 fn namespaces(pod: &EdgeDeployment) -> NamespaceOption {
@@ -124,7 +142,7 @@ fn profile(kind: ProfileType) -> SecurityProfile {
 fn seccomp(asked: &Confinement, profiles: &Path) -> SecurityProfile {
     let file = asked.asks.iter().find_map(|ask| match ask {
         ConfinementAsk::SeccompFile(file) => Some(file),
-        ConfinementAsk::AppArmor(_) => None,
+        ConfinementAsk::AppArmor(_) | ConfinementAsk::SeLinux(_) => None,
     });
     match (asked.privileged, file) {
         (false, Some(file)) => SecurityProfile {
@@ -140,7 +158,7 @@ fn seccomp(asked: &Confinement, profiles: &Path) -> SecurityProfile {
 fn apparmor(asked: &Confinement) -> Option<(SecurityProfile, String)> {
     let wanted = asked.asks.iter().find_map(|ask| match ask {
         ConfinementAsk::AppArmor(wanted) => Some(wanted),
-        ConfinementAsk::SeccompFile(_) => None,
+        ConfinementAsk::SeccompFile(_) | ConfinementAsk::SeLinux(_) => None,
     })?;
     Some(match wanted {
         AppArmor::Engine => (profile(ProfileType::RuntimeDefault), "runtime/default".to_owned()),
@@ -200,6 +218,25 @@ mod tests {
             let new = told.apparmor.unwrap();
             assert_eq!((new.profile_type(), new.localhost_ref.as_str()), (kind, name));
         }
+    }
+
+    #[test]
+    fn labels_reach_the_engine_and_what_containers_share_has_theirs() {
+        let labelled = |level: &str| {
+            let label = SeLinux { level: level.into(), ..SeLinux::default() };
+            let confinement = Confinement { asks: vec![ConfinementAsk::SeLinux(label)], ..Confinement::default() };
+            Container { confinement: Some(confinement), ..container() }
+        };
+        let told = of_container(&pod(), &labelled("s0"), &Image::default(), Path::new("/"));
+        assert_eq!(told.selinux_options.map(|label| label.level).as_deref(), Some("s0"));
+        let of = |containers: Vec<Container>| {
+            let pod = EdgeDeployment { containers, ..pod() };
+            of_sandbox(&pod).selinux_options.map(|label| label.level)
+        };
+        assert_eq!(of(vec![labelled("s0"), labelled("s0")]).as_deref(), Some("s0"));
+        assert_eq!(of(vec![labelled("s0"), labelled("s1")]), None);
+        assert_eq!(of(vec![labelled("s0"), container()]), None);
+        assert_eq!(of(vec![container()]), None);
     }
 
     #[test]

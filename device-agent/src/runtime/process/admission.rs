@@ -93,6 +93,7 @@ fn missing(ask: &Ask) -> Option<&'static str> {
 fn not_confined(ask: &ConfinementAsk) -> Option<&'static str> {
     match ask {
         ConfinementAsk::SeccompFile(_) => Some("securityContext.seccompProfile"),
+        ConfinementAsk::SeLinux(_) => Some("securityContext.seLinuxOptions"),
         ConfinementAsk::AppArmor(AppArmor::None) => None,
         ConfinementAsk::AppArmor(AppArmor::Engine | AppArmor::Loaded(_)) => Some("securityContext.appArmorProfile"),
     }

@@ -3,8 +3,10 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use hawser_wire::deployment::{AppArmor, Confinement, ConfinementAsk, Engine, HostPort, Protocol, RegistryLogin};
-use k8s_openapi::api::core::v1::{AppArmorProfile, PodSpec, SeccompProfile};
+use hawser_wire::deployment::{
+    AppArmor, Confinement, ConfinementAsk, Engine, HostPort, Protocol, RegistryLogin, SeLinux,
+};
+use k8s_openapi::api::core::v1::{AppArmorProfile, PodSpec, SELinuxOptions, SeccompProfile};
 use serde_json::Value;
 
 use super::{Place, Problem, Translated, asks, host_network, places};
@@ -25,6 +27,8 @@ pub(super) fn confinement(spec: &PodSpec, place: &Place<'_>) -> Option<Confineme
     let file = file.map(|profile| profile.localhost_profile.clone().unwrap_or_default());
     let apparmor = own.and_then(|own| own.app_armor_profile.as_ref());
     let apparmor = apparmor.or(shared.and_then(|shared| shared.app_armor_profile.as_ref())).map(self::apparmor);
+    let label = own.and_then(|own| own.se_linux_options.as_ref());
+    let label = label.or(shared.and_then(|shared| shared.se_linux_options.as_ref())).map(self::label);
     let capabilities = own.and_then(|own| own.capabilities.clone()).unwrap_or_default();
     let confinement = Confinement {
         privileged: own.and_then(|own| own.privileged).unwrap_or(false),
@@ -33,7 +37,12 @@ pub(super) fn confinement(spec: &PodSpec, place: &Place<'_>) -> Option<Confineme
         add_capabilities: capabilities.add.unwrap_or_default(),
         drop_capabilities: capabilities.drop.unwrap_or_default(),
         seccomp: profile.is_some_and(is_default),
-        asks: file.map(ConfinementAsk::SeccompFile).into_iter().chain(apparmor.map(ConfinementAsk::AppArmor)).collect(),
+        asks: file
+            .map(ConfinementAsk::SeccompFile)
+            .into_iter()
+            .chain(apparmor.map(ConfinementAsk::AppArmor))
+            .chain(label.map(ConfinementAsk::SeLinux))
+            .collect(),
     };
     Some(confinement).filter(|confinement| *confinement != Confinement::default())
 }
@@ -43,6 +52,16 @@ fn apparmor(profile: &AppArmorProfile) -> AppArmor {
         "RuntimeDefault" => AppArmor::Engine,
         "Localhost" => AppArmor::Loaded(profile.localhost_profile.clone().unwrap_or_default()),
         _ => AppArmor::None,
+    }
+}
+
+fn label(options: &SELinuxOptions) -> SeLinux {
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    SeLinux {
+        user: text(&options.user),
+        role: text(&options.role),
+        kind: text(&options.type_),
+        level: text(&options.level),
     }
 }
 

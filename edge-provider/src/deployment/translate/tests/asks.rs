@@ -1,7 +1,7 @@
 //! What a pod as a whole asks for.
 
 use hawser_wire::deployment::{
-    AppArmor, Ask, ConfinementAsk, Dns, DnsBase, HostPath, HostPathKind, Propagation, ReadOnlyBelow,
+    AppArmor, Ask, ConfinementAsk, Dns, DnsBase, HostPath, HostPathKind, Propagation, ReadOnlyBelow, SeLinux,
 };
 
 use super::*;
@@ -88,6 +88,10 @@ fn profiles_of_a_container_or_its_pod_travel() {
     assert_eq!(of(own, local("appArmorProfile")), [ConfinementAsk::AppArmor(AppArmor::None)]);
     let engine = json!({"appArmorProfile": {"type": "RuntimeDefault"}});
     assert_eq!(of(engine, json!({})), [ConfinementAsk::AppArmor(AppArmor::Engine)]);
+    let label = |level: &str| json!({"seLinuxOptions": {"level": level}});
+    let of_level = |level: &str| ConfinementAsk::SeLinux(SeLinux { level: level.into(), ..SeLinux::default() });
+    assert_eq!(of(label("s0"), json!({})), [of_level("s0")]);
+    assert_eq!(of(label("s1"), label("s0")), [of_level("s1")], "the container's own counts");
 }
 
 #[test]
