@@ -51,7 +51,6 @@ pub(crate) struct Offence {
 }
 
 const SCHEDULER: Verdict = Unconcerned("the control plane has acted on it before the pod is bound");
-const SANDBOX: &str = "a device does not confine processes in this way yet";
 const STORAGE: Verdict = Refused("a device cannot mount this kind of volume");
 
 pub(crate) const POD_SPEC: &[(&str, Verdict)] = &[
