@@ -13,8 +13,8 @@ const ACCEPTED_VERSIONS: HeaderName = HeaderName::from_static("x-accepted-stream
 /// terminal could not be resized.
 const PROCESS_SPDY: &[&str] = &["v4.channel.k8s.io", "v3.channel.k8s.io", "v2.channel.k8s.io"];
 const FORWARD_SPDY: &[&str] = &["portforward.k8s.io"];
-/// The same for WebSocket. Before v5 the end of stdin could not be told.
-const PROCESS_WEBSOCKET: &[&str] = &["v5.channel.k8s.io", "v4.channel.k8s.io"];
+/// The same for WebSocket. Before v5 the end of stdin could not be told, and before v4 no exit code.
+const PROCESS_WEBSOCKET: &[&str] = &["v5.channel.k8s.io", "v4.channel.k8s.io", "channel.k8s.io"];
 /// SPDY within WebSocket messages, or one pair of channels per port.
 const FORWARD_WEBSOCKET: &[&str] = &[TUNNEL, "v4.channel.k8s.io"];
 const TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
@@ -140,6 +140,8 @@ mod tests {
         assert_eq!(answer.headers()[header::SEC_WEBSOCKET_ACCEPT], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
         assert_eq!(answer.headers()[header::SEC_WEBSOCKET_PROTOCOL], "v5.channel.k8s.io");
         assert_eq!(Agreed::on(What::Ports, &websocket(TUNNEL)).unwrap().0, Agreed::Tunnel);
+        let (agreed, _) = Agreed::on(What::Process, &websocket("channel.k8s.io")).unwrap();
+        assert_eq!(agreed, Agreed::WebSocket("channel.k8s.io"));
         let (agreed, _) = Agreed::on(What::Ports, &websocket("v4.channel.k8s.io")).unwrap();
         assert_eq!(agreed, Agreed::WebSocket("v4.channel.k8s.io"));
     }

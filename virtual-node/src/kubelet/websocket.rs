@@ -131,9 +131,13 @@ where
                 Err(Gone) => return,
             },
         };
-        let mut status = vec![ERROR];
-        status.extend_from_slice(session::status(&ended).to_string().as_bytes());
-        let _ = sender.binary(status.into()).await;
+        let text =
+            if protocol == "channel.k8s.io" { session::sentence(&ended) } else { session::status(&ended).to_string() };
+        // In the oldest protocol what went well is told by silence.
+        if !text.is_empty() {
+            let status = [&[ERROR], text.as_bytes()].concat();
+            let _ = sender.binary(status.into()).await;
+        }
         sender.close().await;
     };
     let v5 = protocol == "v5.channel.k8s.io";

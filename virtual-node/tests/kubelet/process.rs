@@ -119,8 +119,14 @@ async fn outputs_and_exit_codes_arrive() -> Result<()> {
     assert_eq!((&websocket, &older), (&spdy, &spdy));
     let ancient = over_spdy(&world, &say, &["v2.channel.k8s.io"], b"", "").await?;
     assert_eq!(ancient.error, "command terminated with non-zero exit code: exit status 3");
+    let (oldest, code) = over_websocket(&world, &say, "channel.k8s.io", Vec::new()).await?;
+    assert_eq!((oldest.error, code), (ancient.error, CloseCode::Normal));
+    assert_eq!((oldest.stdout.as_str(), oldest.stderr.as_str()), ("hello", "oops"));
     let asked = world.provider.asked.lock().unwrap().last().cloned();
     assert_eq!(asked.as_deref(), Some("exec gw default/web main say hello oops 3"));
+    let fine = format!("{EXEC}command=say&command=hello&command=&command=0&output=1&error=1");
+    let (fine, _) = over_websocket(&world, &fine, "channel.k8s.io", Vec::new()).await?;
+    assert_eq!((fine.stdout.as_str(), fine.error.as_str()), ("hello", ""), "what went well is told by silence");
     let attached = over_spdy(&world, "/attach/default/web/main?output=1&error=1", V4, b"", "").await?;
     assert_eq!((attached.stdout.as_str(), &attached.status()["status"]), ("attached", &Value::from("Success")));
     world.nothing_lives().await?;
