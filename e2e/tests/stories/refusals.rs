@@ -9,20 +9,17 @@ use serde_json::json;
 #[tokio::test(flavor = "multi_thread")]
 async fn a_field_that_a_device_cannot_honour_refuses_the_pod() -> Result<()> {
     let world = World::start("unsupported", 1).await?;
-    let more = json!({ "containers": [{
-        "name": "main", "image": "host", "command": ["sleep", "1000"],
-        "securityContext": { "seLinuxOptions": { "level": "s0" } },
-    }] });
-    let pod = world.create_pod(&recipes::pod_with("labelled", world.device(0), "", more)).await?;
+    let more = json!({ "hostUsers": false });
+    let pod = world.create_pod(&recipes::pod_with("apart", world.device(0), "exec sleep 1000", more)).await?;
     let shown = world
         .pod_until(&pod, "failed", |pod| pod.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Failed"))
         .await?;
     let status = shown.status.unwrap_or_default();
     assert_eq!(status.reason.as_deref(), Some("UnsupportedField"));
     let message = status.message.unwrap_or_default();
-    assert!(message.contains("spec.containers[0].securityContext.seLinuxOptions"), "{message}");
-    world.event("labelled", "UnsupportedField").await?;
-    world.pods().delete("labelled", &DeleteParams::default()).await?;
+    assert!(message.contains("spec.hostUsers"), "{message}");
+    world.event("apart", "UnsupportedField").await?;
+    world.pods().delete("apart", &DeleteParams::default()).await?;
     world.pod_gone(&pod).await?;
     world.end().await
 }
