@@ -148,6 +148,7 @@ async fn whoever_may_not_join_is_told_why() -> Result<()> {
         kind = refused(&mut late, Some(&token)).await?;
     }
     assert_eq!(kind, RefusalKind::TokenExpired);
+    drop(late);
 
     let mut lost = Board::connect(&world, "late", 5).await?;
     lost.pin(hawser_wire::session::StaticKey::from_secret([9; 32]).public());
