@@ -176,6 +176,10 @@ async fn carry(
 ) {
     let Some(now) = *faults.borrow_and_update() else { return };
     let Ok(hub) = TcpStream::connect(hub).await else { return };
+    // A rope that is sound is not to be felt: what is small goes at once, as both ends ask for.
+    for end in [&device, &hub] {
+        let _ = end.set_nodelay(true);
+    }
     let (from_device, to_device) = device.into_split();
     let (from_hub, to_hub) = hub.into_split();
     // Bounded: a slow reader makes the other side wait, as TCP would.

@@ -11,7 +11,8 @@ use hawser_wire::{Channel, DeviceId, Root};
 use rumqttc::mqttbytes::v4::{ConnectReturnCode, Packet, SubscribeReasonCode};
 use rumqttc::mqttbytes::{QoS, v4::Subscribe, v4::SubscribeFilter};
 use rumqttc::{
-    AsyncClient, ConnectionError, EventLoop, MqttOptions, Outgoing, Request, TlsConfiguration, TlsError, Transport,
+    AsyncClient, ConnectionError, EventLoop, MqttOptions, NetworkOptions, Outgoing, Request, TlsConfiguration,
+    TlsError, Transport,
 };
 use rustls::{CertificateError, ClientConfig};
 use tokio::sync::mpsc;
@@ -114,7 +115,11 @@ impl HubClient {
         if let Some(tls) = access.tls {
             options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(tls)));
         }
-        let (client, connection) = AsyncClient::new(options, QUEUE);
+        let (client, mut connection) = AsyncClient::new(options, QUEUE);
+        // Otherwise a small message waits until the hub has acknowledged the one before: 40 ms for each line of a terminal.
+        let mut network = NetworkOptions::new();
+        network.set_tcp_nodelay(true);
+        connection.set_network_options(network);
         let filters = root.bridge_filters().map(|filter| SubscribeFilter::new(filter, QoS::AtLeastOnce)).to_vec();
         let sender = HubSender { client: client.clone(), metrics: metrics.clone() };
         let address = access.address.to_string();

@@ -31,6 +31,8 @@ use virtual_node::{NodeName, PodRef};
 
 #[global_allocator]
 static MEMORY: PeakAlloc = PeakAlloc;
+/// The peak is of the whole process: the tests of this file take turns.
+static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 const OUT: Channels = Channels { stdin: false, stdout: true, stderr: false, tty: false };
 const IN_OUT: Channels = Channels { stdin: true, ..OUT };
@@ -133,6 +135,7 @@ async fn compare(output: &mut Output, from: u64, to: u64) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_large_output_arrives_whole_through_a_reader_that_was_slow() -> Result<()> {
+    let _turn = TURN.lock().await;
     const TOTAL: u64 = 64 * 1024 * 1024;
     let ground = Ground::start().await?;
     let mut process = soon(ground.exec(&["write", &TOTAL.to_string()], OUT)).await??;
@@ -161,6 +164,7 @@ async fn a_large_output_arrives_whole_through_a_reader_that_was_slow() -> Result
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_streams_at_once() -> Result<()> {
+    let _turn = TURN.lock().await;
     let ground = Ground::start().await?;
     let one = async |number: u64| -> Result<()> {
         let mut process = ground.exec(&["echo"], IN_OUT).await?;
@@ -186,6 +190,7 @@ async fn a_hundred_streams_at_once() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_the_verbs_say() -> Result<()> {
+    let _turn = TURN.lock().await;
     let ground = Ground::start().await?;
     let (provider, node, pod) = (ground.provider(), &ground.node, &ground.pod);
 
@@ -241,6 +246,7 @@ async fn what_the_verbs_say() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_device_is_told_and_a_log_goes_on_when_it_is_back() -> Result<()> {
+    let _turn = TURN.lock().await;
     let mut ground = Ground::start().await?;
     ground.programs.lines.send_replace(3_000);
     let options = LogOptions { follow: true, tail: Some(2_900), ..LogOptions::default() };
