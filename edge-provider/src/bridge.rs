@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use embedded_hub::{BRIDGE_USERNAME, Hub};
 use hawser_wire::{PublicKey, Root};
+use k8s_openapi::api::core::v1::Service;
 use kube::api::{Api, ListParams};
 use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
@@ -19,7 +20,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use virtual_node::{Kubelet, KubeletConfig, VirtualNodes};
 
-use crate::deployment::{References, ReferencesConfig};
+use crate::deployment::{References, ReferencesConfig, Services};
 use crate::device::Device;
 use crate::device::bridge_info::BridgeInfo;
 use crate::fleet::reporting;
@@ -178,7 +179,8 @@ impl Bridge {
         let (settled_in, settled) = mpsc::channel(LINES);
         let (news_in, news) = mpsc::channel(1);
         let (reporter, reports) = virtual_node::reports(REPORTS);
-        let references = References::new(config.client.clone(), ReferencesConfig::default());
+        let (services, service_watch) = Services::new(config.client.clone());
+        let references = References::new(config.client.clone(), services, ReferencesConfig::default());
         let provider = Arc::new(DeviceProvider::new(references, fleet_handle.clone()));
         let mut nodes = VirtualNodes::new(config.client.clone(), virtual_node::Config::default())
             .with_metrics(virtual_node::Metrics::register(&mut registry));
@@ -209,6 +211,7 @@ impl Bridge {
         }));
         parts.spawn(named("hub client", infallible(hub_client.run(from_hub, token()))));
         parts.spawn(named("status writer", infallible(status::run(config.client.clone(), news, token()))));
+        parts.spawn(named("service watch", infallible(service_watch.run(token()))));
         parts.spawn(named("reporting", {
             let running = reporting::run(reporter, lines, settled_in, token());
             async move { running.await.map_err(|error| error.to_string()) }
@@ -313,10 +316,14 @@ async fn infallible(running: impl Future<Output = ()> + Send) -> Result<(), Stri
 async fn preflight(client: &kube::Client) -> Result<(), StartError> {
     let devices: Api<Device> = Api::all(client.clone());
     match devices.list(&ListParams::default().limit(1)).await {
-        Ok(_) => Ok(()),
-        Err(kube::Error::Api(status)) if status.code == 404 => Err(StartError::NoCrd),
-        Err(error) => Err(api_error("list devices.hawser.dev", error)),
+        Ok(_) => {}
+        Err(kube::Error::Api(status)) if status.code == 404 => return Err(StartError::NoCrd),
+        Err(error) => return Err(api_error("list devices.hawser.dev", error)),
     }
+    // A right that came with a later version. Without it every new pod would wait.
+    let services: Api<Service> = Api::all(client.clone());
+    services.list_metadata(&ListParams::default().limit(1)).await.map_err(|error| api_error("list services", error))?;
+    Ok(())
 }
 
 pub(crate) fn api_error(what: &'static str, error: kube::Error) -> StartError {

@@ -1,12 +1,14 @@
 //! From a pod to an edge deployment: resolve every reference, then translate every field.
 //!
-//! [`fields`] says what becomes of each field, [`references`] what a pod refers to, [`resolve`] reads that, and
-//! [`translate`] makes the edge deployment. Only [`resolve`] talks to anybody.
+//! [`fields`] says what becomes of each field, [`references`] what a pod refers to, [`resolve`] reads that, [`services`]
+//! knows the cluster's services, and [`translate`] makes the edge deployment. Only [`resolve`] and the watch of
+//! [`services`] talk to anybody.
 
 mod fields;
 mod quantity;
 mod references;
 mod resolve;
+mod services;
 mod shelf;
 mod subject;
 mod translate;
@@ -25,6 +27,7 @@ use subject::Subject;
 use translate::Translation;
 
 pub use resolve::{References, ReferencesConfig};
+pub use services::{ServiceWatch, Services};
 
 /// Bytes that a device may ask for by their hash.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,7 +68,7 @@ pub struct Notice {
     pub message: String,
 }
 
-/// Makes of `pod` what its device is to run. Every reference is read by name; nothing is listed or watched.
+/// Makes of `pod` what its device is to run. Every reference is read by name; only services are watched.
 ///
 /// A pod that already runs is prepared like any other: that it must not be stopped because something it refers to is
 /// missing now is the caller's to see to.

@@ -1,10 +1,10 @@
-//! ConfigMaps and Secrets: missing, created, changed.
+//! ConfigMaps and Secrets: missing, created, changed; and services.
 
 use anyhow::Result;
 use hawser_e2e::recipes;
 use hawser_e2e::wait::{SOON, eventually};
 use hawser_e2e::world::World;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service};
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::json;
 
@@ -134,4 +134,29 @@ async fn a_changed_config_map_reaches_the_running_container() -> Result<()> {
 fn lines_are(witness: &hawser_e2e::world::Witness, expected: &[&str]) -> Result<(), Vec<String>> {
     let lines = witness.lines().unwrap_or_default();
     if lines == expected { Ok(()) } else { Err(lines) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn containers_hear_of_the_services_of_their_namespace() -> Result<()> {
+    let world = World::start("services", 1).await?;
+    let service: Service = serde_json::from_value(json!({
+        "metadata": { "name": "paint-shop" },
+        "spec": { "clusterIP": "10.96.7.7", "ports": [{ "name": "http", "port": 8080 }] },
+    }))?;
+    world.api::<Service>().create(&PostParams::default(), &service).await?;
+    let seen = world.witness("seen");
+    // As with a kubelet, the pod may be seen before the service: then the container ends, and hears of it when it is
+    // started again. The reference has the bridge look at the pod again and again.
+    let more = json!({ "containers": [{
+        "name": "main", "image": "host",
+        "command": ["sh", "-c", format!("test -n \"$PAINT_SHOP_SERVICE_HOST\" && echo $URL >> {} && exec sleep 1000", seen.path())],
+        "env": [
+            { "name": "URL", "value": "$(PAINT_SHOP_SERVICE_HOST):$(PAINT_SHOP_SERVICE_PORT_HTTP) $(PAINT_SHOP_PORT)" },
+            { "name": "NONE", "valueFrom": { "configMapKeyRef": { "name": "none", "key": "k", "optional": true } } },
+        ],
+    }] });
+    let pod = world.create_pod(&recipes::pod_with("web", world.device(0), "", more)).await?;
+    world.pod_ready(&pod).await?;
+    assert_eq!(seen.lines()?, ["10.96.7.7:8080 tcp://10.96.7.7:8080"]);
+    world.end().await
 }

@@ -60,7 +60,7 @@ pub(crate) const POD_SPEC: &[(&str, Verdict)] = &[
     ("containers", Table(CONTAINER)),
     ("dnsConfig", Table(DNS_CONFIG)),
     ("dnsPolicy", Mapped),
-    ("enableServiceLinks", Unconcerned("the addresses of services are not reachable from a device")),
+    ("enableServiceLinks", Mapped),
     // Added to a pod that runs already: refusing would fail the pod. Translation gives a notice instead.
     ("ephemeralContainers", Mapped),
     ("hostAliases", Table(HOST_ALIAS)),

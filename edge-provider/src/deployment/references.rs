@@ -7,6 +7,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{ConfigMap, Container, PodSpec, Secret, Volume};
 
 use super::Object;
+use super::services::Service;
 use super::translate::pull_secrets;
 
 /// How long a token is asked to live when the pod does not say.
@@ -83,12 +84,14 @@ pub(crate) enum Found {
 }
 
 /// What was found of everything that a pod refers to.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Fetched {
     pub(crate) config_maps: BTreeMap<String, Found>,
     pub(crate) secrets: BTreeMap<String, Found>,
     /// The token, or the API server's words why there is none.
     pub(crate) tokens: BTreeMap<TokenWanted, Result<Object, String>>,
+    /// The services that its containers hear of, or why the bridge does not know them.
+    pub(crate) services: Result<Vec<Service>, String>,
     /// After what time the first token wants rotation.
     pub(crate) rotate: Option<Duration>,
 }

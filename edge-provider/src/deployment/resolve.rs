@@ -1,4 +1,4 @@
-//! Reads what pods refer to: by name, one object at a time, so that the bridge needs no right to list anything.
+//! Reads what pods refer to: by name, one object at a time, so that the bridge needs no right to list Secrets.
 //!
 //! What was read serves all pods for a short time ([`ReferencesConfig::keep`]): a rollout of thousands of pods that share
 //! a ConfigMap costs one request. Tokens are kept until most of their life is over.
@@ -17,6 +17,7 @@ use virtual_node::provider::NotApplied;
 
 use super::Object;
 use super::references::{Contents, Fetched, Found, TokenWanted, Wanted};
+use super::services::Services;
 use super::shelf::Shelf;
 use super::subject::Subject;
 
@@ -59,6 +60,7 @@ const GATES: usize = 64;
 struct Shared {
     client: kube::Client,
     config: ReferencesConfig,
+    services: Services,
     objects: Mutex<Shelf<ObjectKey, Looked>>,
     tokens: Mutex<Shelf<TokenKey, Token>>,
     // Who asks for the same object waits at the same gate and then finds it on the shelf.
@@ -104,10 +106,11 @@ enum NoToken {
 }
 
 impl References {
-    /// Reads through `client`.
-    pub fn new(client: kube::Client, config: ReferencesConfig) -> Self {
+    /// Reads through `client`; `services` are what the watch over them knows.
+    pub fn new(client: kube::Client, services: Services, config: ReferencesConfig) -> Self {
         let shared = Shared {
             client,
+            services,
             objects: Mutex::new(Shelf::new(config.max_kept_bytes)),
             tokens: Mutex::new(Shelf::new(config.max_kept_bytes)),
             gates: std::array::from_fn(|_| tokio::sync::Mutex::new(())),
@@ -138,10 +141,12 @@ impl References {
             };
             Ok((token.clone(), found))
         }));
-        let (config_maps, secrets, tokens) = futures::try_join!(
+        let services = shared.services.of(pod.pod, shared.config.timeout);
+        let (config_maps, secrets, tokens, services) = futures::try_join!(
             objects(Kind::ConfigMap, &wanted.config_maps),
             objects(Kind::Secret, &wanted.secrets),
-            tokens
+            tokens,
+            services
         )
         .map_err(|message| NotApplied::Unavailable { message })?;
         let now = now();
@@ -151,6 +156,7 @@ impl References {
             config_maps: config_maps.into_iter().collect(),
             secrets: secrets.into_iter().collect(),
             tokens: tokens.into_iter().map(|(wanted, token)| (wanted, token.map(|token| token.object))).collect(),
+            services,
         })
     }
 }

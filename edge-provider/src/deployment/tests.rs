@@ -62,7 +62,7 @@ impl Server {
                 Ok::<_, anyhow::Error>(Response::builder().status(code).body(body)?)
             }
         });
-        References::new(Client::new(service, "default"), ReferencesConfig::default())
+        References::new(Client::new(service, "default"), Services::these(&[]), ReferencesConfig::default())
     }
 
     fn answer(&self, method: &str, uri: &str, body: Value) -> (u16, Value) {
@@ -238,7 +238,8 @@ async fn a_server_in_trouble_is_no_missing_config_map_and_is_not_asked_by_every_
 #[tokio::test(start_paused = true)]
 async fn a_server_that_says_nothing_is_not_waited_for_for_ever() {
     let service = tower::service_fn(|_: Request<Body>| std::future::pending::<Result<Response<Body>, anyhow::Error>>());
-    let references = References::new(Client::new(service, "default"), ReferencesConfig::default());
+    let services = Services::these(&[]);
+    let references = References::new(Client::new(service, "default"), services, ReferencesConfig::default());
     let Err(NotApplied::Unavailable { message }) = prepare(&references, &reading_settings("uid")).await else {
         panic!()
     };

@@ -14,11 +14,12 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::GroupVersionKind;
 use kube::{Api, Client, Config, Discovery};
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 use virtual_node::provider::NotApplied;
 
 use super::{Answers, DeviceCommand};
 use crate::cli::manifests::{ManifestsCommand, Place};
-use crate::deployment::{References, ReferencesConfig, prepare};
+use crate::deployment::{References, ReferencesConfig, Services, prepare};
 use crate::device::bridge_info::BridgeInfo;
 use crate::device::join_token::{StoredToken, secret_name};
 use crate::device::{Device, DeviceSpec};
@@ -261,7 +262,10 @@ async fn the_definition_of_devices_refuses_what_is_no_key() -> Result<()> {
 async fn a_pod_is_prepared_with_the_rights_of_the_bridge() -> Result<()> {
     let world = World::new().await?;
     let pod = world.pod().await?;
-    let references = References::new(world.bridge().await?, ReferencesConfig::default());
+    let (services, watch) = Services::new(world.bridge().await?);
+    let stop = CancellationToken::new();
+    let watching = tokio::spawn(watch.run(stop.clone()));
+    let references = References::new(world.bridge().await?, services, ReferencesConfig::default());
     let prepared = match prepare(&references, &pod).await {
         Ok(prepared) => prepared,
         Err(NotApplied::Waiting(waiting)) => anyhow::bail!("{}", waiting.event_message),
@@ -269,6 +273,8 @@ async fn a_pod_is_prepared_with_the_rights_of_the_bridge() -> Result<()> {
     };
     assert!(prepared.again.is_some());
     assert!(!prepared.blobs.is_empty(), "a token is longer than what travels inline");
+    stop.cancel();
+    watching.await?;
     world.end().await
 }
 

@@ -53,6 +53,17 @@ fn the_library_of_nodes_may_do_what_it_must() {
 }
 
 #[test]
+fn services_may_be_watched_and_nothing_else_of_them() {
+    let documents = documents(&rbac(DEFAULT_NAMESPACE));
+    let rules = one::<ClusterRole>(&documents, "ClusterRole", None).rules.unwrap();
+    let granted: Vec<_> = ["get", "list", "watch", "create", "update", "patch", "delete"]
+        .into_iter()
+        .filter(|verb| allows(&rules, "", "services", verb))
+        .collect();
+    assert_eq!(granted, ["list", "watch"]);
+}
+
+#[test]
 fn nobody_may_list_secrets_or_do_anything() {
     let documents = documents(&rbac(DEFAULT_NAMESPACE));
     let cluster: ClusterRole = one(&documents, "ClusterRole", None);

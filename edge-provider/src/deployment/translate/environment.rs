@@ -1,4 +1,4 @@
-//! The environment of a container: `envFrom` first, then `env`, each later variable over the earlier ones.
+//! The environment of a container: services, then `envFrom`, then `env`, each later variable over the earlier ones.
 
 use hawser_wire::deployment::{EnvValue, EnvVar};
 use k8s_openapi::api::core::v1::{EnvVarSource, SecretKeySelector};
@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::{EnvVarSource, SecretKeySelector};
 use super::{Place, Problem, Translated, downward};
 use crate::deployment::Object;
 use crate::deployment::references::{Contents, Fetched, Found};
+use crate::deployment::services::Service;
 use crate::deployment::subject::Subject;
 
 /// What a ConfigMap and a Secret are called in messages.
@@ -60,7 +61,7 @@ struct Source<'s> {
 }
 
 pub(super) fn environment(pod: &Subject<'_>, place: &Place<'_>, fetched: &Fetched) -> Translated<Vec<EnvVar>> {
-    let mut variables = Vec::new();
+    let mut variables = services(fetched)?;
     for from in place.container.env_from.iter().flatten() {
         let (kind, name, optional) = match (&from.config_map_ref, &from.secret_ref) {
             (Some(source), _) => (Kind::ConfigMap, &source.name, source.optional),
@@ -83,6 +84,13 @@ pub(super) fn environment(pod: &Subject<'_>, place: &Place<'_>, fetched: &Fetche
         variables.extend(value.map(|value| EnvVar { name: variable.name.clone(), value }));
     }
     Ok(variables)
+}
+
+/// What the container hears of services. First, so that everything else replaces it and `$(VAR)` finds it, as with a kubelet.
+fn services(fetched: &Fetched) -> Translated<Vec<EnvVar>> {
+    let services = fetched.services.as_ref().map_err(|words| Problem::Waits(words.clone()))?;
+    let variables = services.iter().flat_map(Service::variables);
+    Ok(variables.map(|(name, value)| EnvVar { name, value: EnvValue::Literal(value) }).collect())
 }
 
 /// The value, or nothing if it is missing and may be.

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use hawser_wire::deployment::{Content, DeviceField, EnvValue, File, Files, VolumeSource};
+use hawser_wire::deployment::{Content, DeviceField, EnvValue, EnvVar, File, Files, VolumeSource};
 use k8s_openapi::api::core::v1::Pod;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::super::references::{Contents, Fetched, Found, TokenWanted, wanted};
+use super::super::services::{Port, Service};
 use super::*;
 
 mod asks;
@@ -60,6 +61,7 @@ fn shop() -> Fetched {
             (TokenWanted::new(Some("vault"), Some(600)), Ok(Object::new(b"vault token".to_vec()))),
             (TokenWanted::new(Some("no"), None), Err("failed to fetch token: no such audience".to_owned())),
         ]),
+        services: Ok(Vec::new()),
         rotate: None,
     }
 }
@@ -679,5 +681,41 @@ proptest! {
         if let Ok(bytes) = first {
             prop_assert!(hawser_wire::decode::<EdgeDeployment>(&bytes, bytes.len()).is_ok());
         }
+    }
+}
+
+/// With this service besides.
+fn shop_with(services: Result<Vec<Service>, String>) -> Fetched {
+    Fetched { services, ..shop() }
+}
+
+fn web() -> Service {
+    let ports = vec![Port { name: None, number: 80, protocol: "TCP".to_owned() }];
+    Service { name: "web".to_owned(), address: "10.0.0.3".to_owned(), ports, since: None }
+}
+
+#[test]
+fn services_come_first_and_everything_else_replaces_them() {
+    let pod = pod(with(json!({"env": [
+        {"name": "URL", "value": "http://$(WEB_SERVICE_HOST)"},
+        {"name": "WEB_SERVICE_PORT", "value": "8080"}]})));
+    let translation = translate(&Subject::of(&pod).unwrap(), &shop_with(Ok(vec![web()]))).unwrap();
+    let env = &translation.deployment.containers[0].env;
+    assert_eq!(env[0], EnvVar { name: "WEB_SERVICE_HOST".to_owned(), value: EnvValue::Literal("10.0.0.3".to_owned()) });
+    let last: Vec<_> = env.iter().rev().take(2).map(|variable| variable.name.as_str()).collect();
+    assert_eq!(last, ["WEB_SERVICE_PORT", "URL"]);
+    assert_eq!(env.len(), 7 + 2);
+}
+
+#[test]
+fn without_services_containers_wait_and_say_why() {
+    let pod = pod(with(json!({})));
+    let denied = shop_with(Err("services have not yet been read at least once: forbidden".to_owned()));
+    match translate(&Subject::of(&pod).unwrap(), &denied) {
+        Err(NotApplied::Waiting(waiting)) => {
+            assert_eq!(waiting.containers[0].reason, "CreateContainerConfigError");
+            assert_eq!(waiting.event_message, "Error: services have not yet been read at least once: forbidden");
+        }
+        other => panic!("{other:?}"),
     }
 }
