@@ -10,7 +10,7 @@
 //!                                                 0711: hosts, termination, part-<m>: mounted parts of volumes
 //! <secrets>/                                      0711
 //!   <pod uid>/                                    0710, of the pod's group
-//!     <volume>/                                   0755: secret files and emptyDir (0777) in memory
+//!     <volume>/                                   0755: secret files and emptyDir (1777) in memory
 //! ```
 //!
 //! The agent owns all of it but `work`. What is above `<root>` and `<secrets>` has to let the users of workloads pass, as
@@ -24,7 +24,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use hawser_wire::PodUid;
-use hawser_wire::deployment::{EdgeDeployment, Volume, VolumeSource};
+use hawser_wire::deployment::{EdgeDeployment, EmptyDir, Volume, VolumeSource};
 
 use super::beneath::{Beneath, is_name, names};
 use super::files::write_files;
@@ -126,7 +126,7 @@ impl Places {
             match &volume.source {
                 VolumeSource::EmptyDir(empty) => {
                     let group = spec.fs_group;
-                    let mode = if group.is_some() { 0o2777 } else { 0o777 };
+                    let mode = empty_mode(empty, group);
                     match empty.size_limit.filter(|_| empty.memory && self.mounts) {
                         Some(bytes) => make_memory(&path, bytes, group, mode).naming(naming)?,
                         None if path.exists() => {}
@@ -248,6 +248,13 @@ impl Places {
     }
 }
 
+/// As open as a kubelet makes it. In memory there is the sticky bit besides, as on any new file system in memory.
+fn empty_mode(empty: &EmptyDir, group: Option<u32>) -> u32 {
+    let sticky = if empty.memory { 0o1000 } else { 0 };
+    let of_group = if group.is_some() { 0o2000 } else { 0 };
+    0o777 | sticky | of_group
+}
+
 /// Makes a directory, or gives the one that is there this mode. For directories that nobody else may change.
 pub(in crate::runtime) fn make(path: &Path, mode: u32) -> io::Result<()> {
     match fs::create_dir(path) {
@@ -326,4 +333,16 @@ fn check_in_memory(path: &Path) -> io::Result<()> {
         return Ok(());
     }
     Err(io::Error::other("it is on a disk, and secrets may only be in memory: choose a directory on a tmpfs"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_volume_is_as_open_as_a_kubelet_makes_it() {
+        let mode = |memory, group| empty_mode(&EmptyDir { memory, size_limit: None }, group);
+        assert_eq!((mode(false, None), mode(false, Some(7))), (0o777, 0o2777));
+        assert_eq!((mode(true, None), mode(true, Some(7))), (0o1777, 0o3777));
+    }
 }
