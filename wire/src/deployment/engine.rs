@@ -158,3 +158,35 @@ pub enum Protocol {
     #[n(2)]
     Sctp,
 }
+
+/// The name of a kernel parameter as it travels. People may write it with slashes, and then have dots within its parts.
+pub fn sysctl_with_dots(name: &str) -> String {
+    let exchanged = |c| match c {
+        '/' => '.',
+        '.' => '/',
+        other => other,
+    };
+    match name.find(['.', '/']).map(|at| name.as_bytes()[at]) {
+        Some(b'/') => name.chars().map(exchanged).collect(),
+        _ => name.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_separator_says_which_one_is_meant() {
+        for (written, travels) in [
+            ("kernel.shm_rmid_forced", "kernel.shm_rmid_forced"),
+            ("kernel/shm_rmid_forced", "kernel.shm_rmid_forced"),
+            ("net/ipv4/conf/eno2.100/rp_filter", "net.ipv4.conf.eno2/100.rp_filter"),
+            ("net.ipv4.conf.eno2/100.rp_filter", "net.ipv4.conf.eno2/100.rp_filter"),
+            ("plain", "plain"),
+            ("", ""),
+        ] {
+            assert_eq!(sysctl_with_dots(written), travels, "{written}");
+        }
+    }
+}

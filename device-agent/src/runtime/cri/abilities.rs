@@ -1,6 +1,7 @@
 //! What the engine and the device beneath it can do for pods, and what the device's owner allows. Looked up once.
 
 use hawser_cri::StatusResponse;
+use hawser_wire::deployment::sysctl_with_dots;
 
 /// Kernel parameters that no other pod notices, and since which kernel they belong to a namespace.
 const SAFE: &[(&str, (u32, u32))] = &[
@@ -43,7 +44,7 @@ impl Abilities {
             read_only_below: told.runtime_handlers.iter().filter(can).map(|handler| handler.name.clone()).collect(),
             strict_groups: told.features.is_some_and(|features| features.supplemental_groups_policy),
             apparmor,
-            sysctls: safe.chain(allowed.iter().map(|name| with_dots(name))).collect(),
+            sysctls: safe.chain(allowed.iter().map(|name| sysctl_with_dots(name))).collect(),
         }
     }
 
@@ -54,7 +55,7 @@ impl Abilities {
 
     /// Whether a pod may set a kernel parameter; a kubelet's words if not.
     pub(super) fn check_sysctl(&self, name: &str, host_network: bool, host_ipc: bool) -> Result<(), String> {
-        let name = with_dots(name);
+        let name = sysctl_with_dots(name);
         let fits = |allowed: &String| match allowed.strip_suffix('*') {
             Some(beginning) => name.starts_with(beginning),
             None => name == *allowed,
@@ -78,25 +79,6 @@ fn namespace(name: &str) -> Option<&'static str> {
         _ if name.starts_with("net.") => Some("Net"),
         _ if ipc.iter().any(|beginning| name.starts_with(beginning)) => Some("IPC"),
         _ => None,
-    }
-}
-
-/// Parameters may be written with slashes, and then have dots within their parts.
-fn with_dots(name: &str) -> String {
-    match name.find(['.', '/']).map(|at| &name[at..=at]) {
-        Some("/") => name
-            .chars()
-            .map(|c| {
-                if c == '/' {
-                    '.'
-                } else if c == '.' {
-                    '/'
-                } else {
-                    c
-                }
-            })
-            .collect(),
-        _ => name.to_owned(),
     }
 }
 

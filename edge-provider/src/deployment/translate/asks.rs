@@ -1,6 +1,6 @@
 //! What a pod as a whole asks of a device beyond containers: names, namespaces, kernel parameters.
 
-use hawser_wire::deployment::{Ask, Dns, DnsBase};
+use hawser_wire::deployment::{Ask, Dns, DnsBase, sysctl_with_dots};
 use k8s_openapi::api::core::v1::{PodDNSConfigOption, PodSpec};
 
 use super::{Problem, Translated, host_network};
@@ -17,7 +17,7 @@ pub(super) fn asks(spec: &PodSpec) -> Translated<Vec<Ask>> {
     }
     let context = spec.security_context.as_ref();
     for sysctl in context.and_then(|context| context.sysctls.as_ref()).into_iter().flatten() {
-        asks.push(Ask::Sysctl { name: with_dots(&sysctl.name), value: sysctl.value.clone() });
+        asks.push(Ask::Sysctl { name: sysctl_with_dots(&sysctl.name), value: sysctl.value.clone() });
     }
     if context.and_then(|context| context.supplemental_groups_policy.as_deref()) == Some("Strict") {
         asks.push(Ask::StrictGroups);
@@ -73,23 +73,4 @@ fn option(option: &PodDNSConfigOption) -> Option<String> {
         Some(value) => format!("{name}:{value}"),
         None => name.to_owned(),
     })
-}
-
-/// Parameters may be written with slashes, and then have dots within their parts.
-fn with_dots(name: &str) -> String {
-    match name.find(['.', '/']).map(|at| &name[at..=at]) {
-        Some("/") => name
-            .chars()
-            .map(|c| {
-                if c == '/' {
-                    '.'
-                } else if c == '.' {
-                    '/'
-                } else {
-                    c
-                }
-            })
-            .collect(),
-        _ => name.to_owned(),
-    }
 }
