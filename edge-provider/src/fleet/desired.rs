@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use hawser_wire::deployment::EdgeDeployment;
 use hawser_wire::desired::{Index, IndexEntry, Wish, digest_of};
-use hawser_wire::limits::MAX_INDEX_ENTRIES;
+use hawser_wire::limits::{MAX_INDEX_ENTRIES, MAX_OBJECT};
 use hawser_wire::{ContentHash, Digest, PodUid, Version};
 use virtual_node::PodRef;
 
@@ -21,6 +22,8 @@ pub(crate) struct DesiredSet {
 #[derive(Debug)]
 pub(crate) struct Entry {
     pub(crate) pod: PodRef,
+    /// Of the last form that it was to run in: Events tell them from the others.
+    pub(crate) init_containers: Box<[String]>,
     pub(crate) wanted: Wanted,
 }
 
@@ -40,6 +43,14 @@ pub(crate) struct Running {
     pub(crate) blobs: Box<[Object]>,
 }
 
+impl Running {
+    fn init_containers(&self) -> Box<[String]> {
+        let spec = hawser_wire::decode::<EdgeDeployment>(&self.deployment.bytes, MAX_OBJECT as usize);
+        spec.map(|spec| spec.value.init_containers.into_iter().map(|container| container.name).collect())
+            .unwrap_or_default()
+    }
+}
+
 /// The device has as many pods as fit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the device already has {MAX_INDEX_ENTRIES} pods, and no more fit")]
@@ -51,6 +62,9 @@ impl DesiredSet {
         if let Some(entry) = self.entries.get_mut(&uid) {
             let changed = entry.wanted != wanted;
             if changed {
+                if let Wanted::Run(running) = &wanted {
+                    entry.init_containers = running.init_containers();
+                }
                 entry.wanted = wanted;
                 self.digest = None;
             }
@@ -59,7 +73,11 @@ impl DesiredSet {
         if self.entries.len() >= MAX_INDEX_ENTRIES && !self.make_room(&wanted) {
             return Err(Full);
         }
-        self.entries.insert(uid, Entry { pod, wanted });
+        let init_containers = match &wanted {
+            Wanted::Run(running) => running.init_containers(),
+            Wanted::Keep | Wanted::Stop { .. } | Wanted::Retain => Box::default(),
+        };
+        self.entries.insert(uid, Entry { pod, init_containers, wanted });
         self.digest = None;
         Ok(true)
     }

@@ -44,6 +44,9 @@ pub fn pod_report(
     host_ips: &[IpAddr],
 ) -> PodReport {
     let waiting = if said.sandbox_ready { "PodInitializing" } else { "ContainerCreating" };
+    // One that was rejected has no containers, and will have none.
+    let spec = spec
+        .filter(|_| said.phase != Phase::Failed || !(said.containers.is_empty() && said.init_containers.is_empty()));
     let statuses = |said: &[ContainerReport], spec: Option<&[Container]>| match spec {
         Some(spec) => spec
             .iter()
@@ -109,20 +112,21 @@ pub fn node_report(facts: &NodeFacts) -> NodeReport {
     }
 }
 
-/// An Event. `subject` is the pod if it is about one that is known; `seq` is the number with which the device said it.
+/// An Event. `pod` is the pod if it is about one that is known, with the names of its init containers; `seq` is the number with which the device said it.
 pub fn event_report(
     said: &DeviceEvent,
     seq: u64,
     node: &NodeName,
-    pod: Option<&PodRef>,
+    pod: Option<(&PodRef, &[String])>,
     clock: &DeviceClock,
     now: Moment,
 ) -> EventReport {
     let subject = match (pod, &said.container) {
-        (Some(pod), Some(container)) => {
-            Subject::Container { pod: pod.clone(), field_path: format!("spec.containers{{{}}}", cut(container, 63)) }
+        (Some((pod, init)), Some(container)) => {
+            let list = if init.contains(container) { "initContainers" } else { "containers" };
+            Subject::Container { pod: pod.clone(), field_path: format!("spec.{list}{{{}}}", cut(container, 63)) }
         }
-        (Some(pod), None) => Subject::Pod(pod.clone()),
+        (Some((pod, _)), None) => Subject::Pod(pod.clone()),
         (None, _) => Subject::Node(node.clone()),
     };
     EventReport {
@@ -280,7 +284,10 @@ fn cut(text: &str, max: usize) -> String {
 }
 
 #[cfg(test)]
-mod family_tests {
+mod tests {
+    use hawser_wire::PodUid;
+    use hawser_wire::deployment::{PullPolicy, Resources, RestartPolicy, User};
+
     use super::*;
 
     #[test]
@@ -288,5 +295,80 @@ mod family_tests {
         let said = ["192.0.2.2", "10.9.0.5", "fd00::2", "2001:db8::1"].map(str::to_owned);
         let kept: Vec<_> = one_of_each_family(addresses(&said)).map(|ip| ip.to_string()).collect();
         assert_eq!(kept, ["192.0.2.2", "fd00::2"]);
+    }
+
+    #[test]
+    fn an_event_names_the_list_in_which_its_container_stands() {
+        let pod = PodRef { namespace: "a".into(), name: "p".into(), uid: virtual_node::PodUid::new("u") };
+        let node = NodeName::new("gw-1").unwrap();
+        let said = |container: &str| DeviceEvent {
+            pod: None,
+            container: Some(container.to_owned()),
+            at: DeviceTime(0),
+            warning: false,
+            reason: "Started".to_owned(),
+            message: String::new(),
+            count: 1,
+        };
+        let (clock, now) =
+            (DeviceClock::default(), Moment { mono: std::time::Duration::ZERO, wall: Timestamp::UNIX_EPOCH });
+        for (container, path) in [("first", "spec.initContainers{first}"), ("main", "spec.containers{main}")] {
+            let report = event_report(&said(container), 1, &node, Some((&pod, &["first".to_owned()])), &clock, now);
+            let Subject::Container { field_path, .. } = report.subject else { panic!("{report:?}") };
+            assert_eq!(field_path, path);
+        }
+    }
+
+    #[test]
+    fn a_pod_that_was_rejected_shows_no_containers() {
+        let container = Container {
+            name: "a".to_owned(),
+            image: "host".to_owned(),
+            pull_policy: PullPolicy::Always,
+            command: vec![],
+            args: vec![],
+            working_dir: None,
+            env: vec![],
+            mounts: vec![],
+            resources: Resources::default(),
+            sidecar: false,
+            user: User::default(),
+            termination_message_path: String::new(),
+            termination_message_from_logs: false,
+            interactive: None,
+            confinement: None,
+            care: None,
+        };
+        let spec = EdgeDeployment {
+            uid: PodUid::new("u").unwrap(),
+            namespace: "a".to_owned(),
+            name: "p".to_owned(),
+            restart_policy: RestartPolicy::Always,
+            grace_seconds: 30,
+            active_deadline_seconds: None,
+            init_containers: vec![],
+            containers: vec![container],
+            volumes: vec![],
+            hostname: None,
+            host_network: false,
+            fs_group: None,
+            supplemental_groups: vec![],
+            engine: None,
+            priority: None,
+        };
+        let said = |phase| WorkloadReport {
+            uid: spec.uid.clone(),
+            deployment: None,
+            phase,
+            reason: Some("SysctlForbidden".to_owned()),
+            message: None,
+            started: None,
+            sandbox_ready: false,
+            pod_ips: vec![],
+            init_containers: vec![],
+            containers: vec![],
+        };
+        let shown = |phase| pod_report(&said(phase), &DeviceClock::default(), Some(&spec), &[]).containers.len();
+        assert_eq!((shown(Phase::Failed), shown(Phase::Pending)), (0, 1));
     }
 }

@@ -102,7 +102,8 @@ impl Twin {
     }
 
     pub(super) fn hear_event(&mut self, seq: u64, event: &DeviceEvent, context: Context, effects: &mut Vec<Effect>) {
-        let pod = event.pod.as_ref().map(|uid| self.desired.get(uid).map(|entry| &entry.pod));
+        let pod = event.pod.as_ref();
+        let pod = pod.map(|uid| self.desired.get(uid).map(|entry| (&entry.pod, &*entry.init_containers)));
         let Some(pod) = pod.map_or(Some(None), |known| known.map(Some)) else {
             // About a pod that is no more.
             self.inbox.acknowledge(seq);
