@@ -66,6 +66,12 @@ pub trait Runtime: Send + Sync + 'static {
     /// gone (for processes: the kernel's boot id).
     fn epoch(&self) -> String;
 
+    /// Whether the pod as a whole can never be taken in here, in the words with which a kubelet rejects one. Pure, and asked
+    /// before anything is made for a pod of which nothing has ever run.
+    fn reject(&self, _pod: &EdgeDeployment) -> Option<Refusal> {
+        None
+    }
+
     /// Whether `container` can never run here, and why. Pure, and asked before every start.
     fn refuse(&self, pod: &EdgeDeployment, container: &hawser_wire::deployment::Container) -> Option<Refusal>;
 
@@ -424,7 +430,7 @@ pub(crate) fn described<'s>(
     spec.all_containers().map(|(container, _)| container).find(|c| c.name == id.name)
 }
 
-/// Why a container can never run here.
+/// Why a container, or a pod, can never run here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
     /// A CamelCase word.

@@ -4,6 +4,7 @@
 //! knows the cluster's services, and [`translate`] makes the edge deployment. Only [`resolve`] and the watch of
 //! [`services`] talk to anybody.
 
+mod admission;
 mod fields;
 mod quantity;
 mod references;
@@ -74,6 +75,7 @@ pub struct Notice {
 /// missing now is the caller's to see to.
 pub async fn prepare(references: &References, pod: &Pod) -> Result<Prepared, NotApplied> {
     let subject = Subject::of(pod)?;
+    admission::admit(&subject)?;
     let spec = serde_json::to_value(subject.spec)
         .map_err(|error| NotApplied::Unavailable { message: format!("reading the pod's spec: {error}") })?;
     fields::refuse_offences(&spec)?;

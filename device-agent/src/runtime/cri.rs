@@ -278,6 +278,10 @@ impl Runtime for Cri {
         self.0.boot.clone()
     }
 
+    fn reject(&self, pod: &EdgeDeployment) -> Option<Refusal> {
+        admission::reject(pod, &self.0.able).err()
+    }
+
     fn refuse(&self, pod: &EdgeDeployment, container: &Container) -> Option<Refusal> {
         admission::refuse(pod, container, &self.0.able).err()
     }

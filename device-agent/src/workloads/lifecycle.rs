@@ -116,6 +116,8 @@ pub enum Event {
     Order(Order),
     /// The answer to [`Effect::Prepare`].
     Prepared(Result<PodReady, PlaceProblem>),
+    /// Also an answer to [`Effect::Prepare`]: the pod can never be taken in here.
+    Rejected(Refusal),
     /// The answer to [`Effect::Start`].
     Started(ContainerId, Result<Started, StartProblem>),
     /// The answer to [`Effect::Watch`].
@@ -247,6 +249,11 @@ impl Lifecycle {
         self.record.outcome.is_some() || !matches!(self.goal, Goal::Hold | Goal::Run)
     }
 
+    /// Whether anything of it runs or has ever run.
+    pub fn has_begun(&self) -> bool {
+        self.record.containers.iter().any(|c| c.is_alive() || c.exit.is_some() || c.last.is_some())
+    }
+
     /// When to say [`Event::Tick`].
     pub fn wake(&self) -> Option<DeviceTime> {
         self.wake.map(DeviceTime)
@@ -269,6 +276,7 @@ impl Lifecycle {
             Event::Inventory { epoch, found } => self.adopt(now, epoch, found, out),
             Event::Order(order) => self.obey(now, order),
             Event::Prepared(result) => self.prepared(now, result, out),
+            Event::Rejected(refusal) => self.reject(refusal, out),
             Event::Started(id, result) => self.started(now, &id, result, out),
             Event::Ended(id, exit) => self.ended(now, &id, exit),
             Event::Probed(id, kind, answer) => self.probed(now, &id, kind, &answer, out),

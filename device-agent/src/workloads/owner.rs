@@ -432,6 +432,12 @@ impl<R: Runtime, S: WorkloadStore> Owner<R, S> {
         let runtime = self.runtime.clone();
         match effect {
             Effect::Prepare(spec) => {
+                if !self.lifecycle.has_begun()
+                    && let Some(refusal) = runtime.reject(&spec)
+                {
+                    self.flight.launch(std::future::ready(Landed::Happened(Event::Rejected(refusal))));
+                    return;
+                }
                 let (store, uid, host) = (self.store.clone(), self.uid.clone(), self.host.borrow().clone());
                 let own = self.addresses.clone();
                 self.flight.launch(async move {

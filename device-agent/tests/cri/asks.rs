@@ -88,8 +88,8 @@ async fn kernel_parameters_are_set_when_they_are_allowed() {
     device.run_to_end(&asking("good", read, good)).await;
     assert_eq!(device.output("good"), "1\n4242\n");
     device.run(&asking("bad", read, vec![sysctl("kernel.shmmax", "1"), sysctl("kernel.msgmax", "1")]));
-    let words = device.until_waiting("bad", "SysctlForbidden").await;
-    assert_eq!(words, "forbidden sysctl: \"kernel.shmmax\" not allowlisted");
+    let words = device.until_rejected("bad", "SysctlForbidden").await;
+    assert_eq!(words, "Pod was rejected: forbidden sysctl: \"kernel.shmmax\" not allowlisted");
     assert!(device.reasons().contains(&"SysctlForbidden"));
     for name in ["good", "bad"] {
         device.sweep(name).await;
@@ -102,8 +102,8 @@ async fn what_this_engine_or_kernel_cannot_do_is_refused_by_name() {
     device.start().await;
     // The engine of the tests is older than the policy.
     device.run(&asking("strict", "true", vec![Ask::StrictGroups]));
-    let words = device.until_waiting("strict", "SupplementalGroupsPolicyNotSupported").await;
-    assert_eq!(words, "SupplementalGroupsPolicy=Strict is not supported in this node");
+    let words = device.until_rejected("strict", "SupplementalGroupsPolicyNotSupported").await;
+    assert_eq!(words, "Pod was rejected: SupplementalGroupsPolicy=Strict is not supported in this node");
 
     device.run(&asking("handler", "true", vec![Ask::Handler("none".into())]));
     device.until("the engine's words", |device| device.reasons().contains(&"FailedCreatePodSandBox")).await;
@@ -130,8 +130,8 @@ async fn what_this_engine_or_kernel_cannot_do_is_refused_by_name() {
     if !std::path::Path::new("/sys/module/apparmor").exists() {
         let loaded = vec![ConfinementAsk::AppArmor(AppArmor::Loaded("mine".into()))];
         device.run(&pod("armored", RestartPolicy::Never, confined(loaded)));
-        let words = device.until_waiting("armored", "AppArmor").await;
-        assert_eq!(words, "Cannot enforce AppArmor: AppArmor is not enabled on the host");
+        let words = device.until_rejected("armored", "AppArmor").await;
+        assert_eq!(words, "Pod was rejected: Cannot enforce AppArmor: AppArmor is not enabled on the host");
         device.sweep("armored").await;
     }
     for name in ["strict", "handler", "filtered", "missing", "outside"] {

@@ -288,6 +288,19 @@ impl Device {
         .await;
     }
 
+    /// Waits until the pod was rejected for this reason; the message.
+    pub(crate) async fn until_rejected(&mut self, name: &str, reason: &str) -> String {
+        self.until(reason, |device| {
+            device.report(name).is_some_and(|report| {
+                report.phase == Phase::Failed
+                    && report.reason.as_deref() == Some(reason)
+                    && report.containers.is_empty()
+            })
+        })
+        .await;
+        self.report(name).and_then(|report| report.message.clone()).unwrap_or_default()
+    }
+
     /// Waits until the container waits for this reason; the message.
     pub(crate) async fn until_waiting(&mut self, name: &str, reason: &str) -> String {
         let mut message = None;

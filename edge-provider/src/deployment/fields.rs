@@ -309,11 +309,6 @@ const MAX_NAMED: usize = 5;
 
 /// Refuses a pod for fields that a device cannot honour, naming them. `spec` is a PodSpec as JSON.
 pub(crate) fn refuse_offences(spec: &Value) -> Result<(), NotApplied> {
-    // A kubelet's own word and words for this one.
-    if spec.pointer("/os/name").and_then(Value::as_str).is_some_and(|os| os != "linux") {
-        let message = "Failed to admit pod as the OS field doesn't match node OS".to_owned();
-        return Err(NotApplied::Refused { reason: "PodOSNotSupported".to_owned(), message });
-    }
     let found = offences(spec);
     if found.is_empty() {
         return Ok(());
@@ -543,10 +538,6 @@ mod tests {
         assert!(refused(7).1.ends_with("; and 2 more"));
         assert_eq!(refuse_offences(&json!({"containers": []})), Ok(()));
         assert_eq!(refuse_offences(&json!({"containers": [], "os": {"name": "linux"}})), Ok(()));
-        let windows = refuse_offences(&json!({"containers": [], "os": {"name": "windows"}}));
-        let Err(NotApplied::Refused { reason, message }) = windows else { panic!("{windows:?}") };
-        assert_eq!(reason, "PodOSNotSupported");
-        assert_eq!(message, "Failed to admit pod as the OS field doesn't match node OS");
     }
 
     #[test]

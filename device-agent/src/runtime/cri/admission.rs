@@ -23,24 +23,37 @@ pub(super) fn not_enforced(pod: &EdgeDeployment, container: &Container, mounts: 
     pod.volumes.iter().filter(limited).filter(|_| !mounts).map(line).collect()
 }
 
+/// Whether the pod can be taken in here: what a kubelet looks at before it makes anything for a pod, in its order.
+pub(super) fn reject(pod: &EdgeDeployment, able: &Abilities) -> Result<(), Refusal> {
+    let rejected = |reason: &str, message: String| Err(Refusal { reason: reason.to_owned(), message });
+    if let Err(message) = check_sysctls(pod, able) {
+        return rejected("SysctlForbidden", message);
+    }
+    if asks(pod).any(|ask| *ask == Ask::StrictGroups) && !able.strict_groups {
+        let message = "SupplementalGroupsPolicy=Strict is not supported in this node";
+        return rejected("SupplementalGroupsPolicyNotSupported", message.to_owned());
+    }
+    let has_profile = |ask: &ConfinementAsk| match ask {
+        ConfinementAsk::AppArmor(profile) => !matches!(profile, AppArmor::None),
+        ConfinementAsk::SeccompFile(_) | ConfinementAsk::SeLinux(_) => false,
+    };
+    let confined = pod.all_containers().filter_map(|(container, _)| container.confinement.as_ref());
+    if !able.apparmor && confined.flat_map(|confinement| &confinement.asks).any(has_profile) {
+        return rejected("AppArmor", "Cannot enforce AppArmor: AppArmor is not enabled on the host".to_owned());
+    }
+    Ok(())
+}
+
 /// Whether a container can run here. What the image says is seen later.
 pub(super) fn refuse(pod: &EdgeDeployment, container: &Container, able: &Abilities) -> Result<(), Refusal> {
     let refusal = |reason: &str, message: String| Err(Refusal { reason: reason.to_owned(), message });
     if !is_name(&container.name) {
         return refusal("CreateContainerConfigError", format!("{:?} is not a container's name", container.name));
     }
-    if let Err(message) = check_sysctls(pod, able) {
-        return refusal("SysctlForbidden", message);
-    }
-    if asks(pod).any(|ask| *ask == Ask::StrictGroups) && !able.strict_groups {
-        let message = "SupplementalGroupsPolicy=Strict is not supported in this node";
-        return refusal("SupplementalGroupsPolicyNotSupported", message.to_owned());
-    }
+    // A pod that ran before what it needs was taken away is not rejected, but no container of it starts.
+    reject(pod, able)?;
     for ask in container.confinement.iter().flat_map(|confinement| &confinement.asks) {
         match ask {
-            ConfinementAsk::AppArmor(AppArmor::Engine | AppArmor::Loaded(_)) if !able.apparmor => {
-                return refusal("AppArmor", "Cannot enforce AppArmor: AppArmor is not enabled on the host".to_owned());
-            }
             ConfinementAsk::SeccompFile(file) if file.starts_with('/') || names(file).is_err() => {
                 let message = format!("seccompProfile.localhostProfile {file:?} must be a path below the profiles");
                 return refusal("CreateContainerConfigError", message);

@@ -87,7 +87,7 @@ impl Lifecycle {
             return;
         }
         if policy == Policy::Never {
-            self.record.outcome = Some(Outcome { succeeded: false, reason: None, message: None });
+            self.record.outcome = Some(Outcome { succeeded: false, reason: None, message: None, rejected: false });
             return;
         }
         self.record.initialised = false;

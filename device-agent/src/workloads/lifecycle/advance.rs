@@ -62,6 +62,7 @@ impl Lifecycle {
             succeeded: false,
             reason: Some("DeadlineExceeded".to_owned()),
             message: Some(MESSAGE.to_owned()),
+            rejected: false,
         });
     }
 
@@ -242,7 +243,7 @@ impl Lifecycle {
         let all_done = mains.peek().is_some() && mains.clone().all(done);
         if init_failed || all_done {
             let succeeded = !init_failed && mains.all(Container::succeeded);
-            self.record.outcome = Some(Outcome { succeeded, reason: None, message: None });
+            self.record.outcome = Some(Outcome { succeeded, reason: None, message: None, rejected: false });
         }
     }
 

@@ -24,6 +24,22 @@ impl Lifecycle {
         }
     }
 
+    /// It has ended before it began, and shows no containers, as with a kubelet. Nothing that runs is ended by it.
+    pub(super) fn reject(&mut self, refusal: Refusal, out: &mut Effects) {
+        self.preparing = false;
+        if self.record.outcome.is_some() || self.has_begun() {
+            return;
+        }
+        let Refusal { reason, message } = refusal;
+        out.event(None, true, &reason, &message);
+        self.record.outcome = Some(Outcome {
+            succeeded: false,
+            reason: Some(reason),
+            message: Some(format!("Pod was rejected: {message}")),
+            rejected: true,
+        });
+    }
+
     pub(super) fn started(
         &mut self,
         now: u64,

@@ -38,8 +38,12 @@ impl Lifecycle {
             return;
         }
         out.event(None, true, "Evicted", &message);
-        self.record.outcome =
-            Some(Outcome { succeeded: false, reason: Some("Evicted".to_owned()), message: Some(message) });
+        self.record.outcome = Some(Outcome {
+            succeeded: false,
+            reason: Some("Evicted".to_owned()),
+            message: Some(message),
+            rejected: false,
+        });
         self.shorten(now.saturating_add(EVICTION_GRACE));
     }
 

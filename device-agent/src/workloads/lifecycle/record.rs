@@ -56,6 +56,9 @@ pub(super) struct Outcome {
     pub(super) succeeded: bool,
     pub(super) reason: Option<String>,
     pub(super) message: Option<String>,
+    /// It was never taken in.
+    #[serde(default)]
+    pub(super) rejected: bool,
 }
 
 /// What a container is for.

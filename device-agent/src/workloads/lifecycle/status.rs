@@ -20,11 +20,12 @@ impl Lifecycle {
         }
         let (reason, message) =
             record.outcome.as_ref().map(|o| (o.reason.clone(), o.message.clone())).unwrap_or_default();
+        let rejected = record.outcome.as_ref().is_some_and(|outcome| outcome.rejected);
         let statuses = |init: bool| {
             record
                 .containers
                 .iter()
-                .filter(|c| c.role != Role::Stray && is_init(c) == init)
+                .filter(|c| !rejected && c.role != Role::Stray && is_init(c) == init)
                 .map(|c| self.container(c, gone))
                 .collect()
         };

@@ -12,6 +12,7 @@ use crate::runtime::Handle;
 mod care;
 mod faults;
 mod images;
+mod rejected;
 mod restart;
 
 pub(super) fn deployment(spec: &EdgeDeployment) -> Deployment {
