@@ -71,6 +71,7 @@ impl World {
             supplemental_groups: Vec::new(),
             engine: None,
             priority: None,
+            ephemeral_containers: Vec::new(),
         };
         let object = encode(&spec);
         let reference = ObjectRef { hash: ContentHash::of(&object), len: object.len() as u64 };

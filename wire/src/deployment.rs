@@ -11,11 +11,13 @@ use crate::ids::PodUid;
 mod care;
 mod container;
 mod engine;
+mod ephemeral;
 mod volume;
 
 pub use self::care::*;
 pub use self::container::*;
 pub use self::engine::*;
+pub use self::ephemeral::*;
 pub use self::volume::*;
 
 /// One pod for one device.
@@ -68,6 +70,21 @@ pub struct EdgeDeployment {
     /// How much it matters when the device is short of something: of two that may be evicted, the lower one goes; `None`: 0.
     #[n(14)]
     pub priority: Option<i32>,
+    /// Containers that were added to look at it.
+    #[n(15)]
+    #[cbor(default, skip_if = "Vec::is_empty")]
+    pub ephemeral_containers: Vec<EphemeralContainer>,
+}
+
+/// What a container is to its pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ContainerKind {
+    /// It runs before the others, and if it is a sidecar, beside them.
+    Init,
+    /// It is what the pod is for.
+    Main,
+    /// It was added to look at the pod.
+    Ephemeral,
 }
 
 /// Whether containers that end are started again.
@@ -101,8 +118,16 @@ impl EdgeDeployment {
             })
     }
 
-    /// All containers, init containers first, with whether they are init containers.
-    pub fn all_containers(&self) -> impl Iterator<Item = (&Container, bool)> {
-        self.init_containers.iter().map(|c| (c, true)).chain(self.containers.iter().map(|c| (c, false)))
+    /// All containers: init containers, then containers, then those that were added.
+    pub fn all_containers(&self) -> impl Iterator<Item = (&Container, ContainerKind)> {
+        let init = self.init_containers.iter().map(|container| (container, ContainerKind::Init));
+        let main = self.containers.iter().map(|container| (container, ContainerKind::Main));
+        let added = self.ephemeral_containers.iter().map(|added| (&added.container, ContainerKind::Ephemeral));
+        init.chain(main).chain(added)
+    }
+
+    /// The container of this name, if it was added.
+    pub fn ephemeral(&self, name: &str) -> Option<&EphemeralContainer> {
+        self.ephemeral_containers.iter().find(|added| added.container.name == name)
     }
 }

@@ -90,6 +90,10 @@ pub struct WorkloadReport {
     /// One per container, in order.
     #[n(9)]
     pub containers: Vec<ContainerReport>,
+    /// One per container that was added to look at the pod, in order.
+    #[n(10)]
+    #[cbor(default, skip_if = "Vec::is_empty")]
+    pub ephemeral_containers: Vec<ContainerReport>,
 }
 
 /// Where a pod is in its life.

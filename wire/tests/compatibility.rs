@@ -1,11 +1,11 @@
 //! An old reader meets what a later version sends.
 
 use hawser_wire::codec::Open;
-use hawser_wire::deployment::EdgeDeployment;
+use hawser_wire::deployment::{Container, EdgeDeployment, EphemeralContainer, RestartPolicy};
 use hawser_wire::messages::{Down, Up};
 use hawser_wire::report::{Report, ReportItem};
-use hawser_wire::{BootId, DeviceTime, decode, encode};
-use minicbor::{CborLen, Encode};
+use hawser_wire::{BootId, DeviceTime, PodUid, decode, encode};
+use minicbor::{CborLen, Decode, Encode};
 
 /// The heartbeat of a later version.
 #[derive(Encode, CborLen)]
@@ -74,4 +74,35 @@ fn a_deployment_with_an_unknown_kind_of_volume_is_refused_not_half_understood() 
         [0x89, 0x61, b'u', 0x60, 0x60, 0x00, 0x00, 0xf6, 0x80, 0x80, 0x81, 0x82, 0x61, b'v', 0x82, 0x18, 77, 0x80];
     assert!(decode::<EdgeDeployment>(&bytes, usize::MAX).is_err());
     assert_eq!(decode::<Open<EdgeDeployment>>(&bytes, usize::MAX).unwrap().value, Open::Unknown);
+}
+
+/// What an agent reads of an edge deployment that knows nothing of containers that are added to a pod.
+#[derive(Encode, Decode, CborLen)]
+struct EarlierDeployment {
+    #[n(0)]
+    uid: PodUid,
+    #[n(7)]
+    containers: Vec<Container>,
+    #[n(14)]
+    priority: Option<i32>,
+}
+
+#[test]
+fn containers_that_were_added_to_a_pod_are_skipped_by_an_earlier_reader() {
+    let bytes = include_str!("golden.txt").lines().find_map(|line| line.strip_prefix("EdgeDeployment/Pressure "));
+    let bytes: Vec<u8> = bytes.into_iter().flat_map(|hex| hex.as_bytes().chunks(2)).map(byte).collect();
+    let mut pod = decode::<EdgeDeployment>(&bytes, usize::MAX).unwrap().value;
+    assert_eq!((pod.restart_policy, pod.ephemeral_containers.len()), (RestartPolicy::Always, 0));
+    let added = EphemeralContainer { container: pod.containers[0].clone(), target: None, hindrance: None };
+    pod.ephemeral_containers = vec![added];
+    let bytes = encode(&pod);
+    assert!(!decode::<EdgeDeployment>(&bytes, usize::MAX).unwrap().unfamiliar);
+    let read = decode::<EarlierDeployment>(&bytes, usize::MAX).unwrap();
+    assert!(read.unfamiliar);
+    assert_eq!((read.value.uid, read.value.containers), (pod.uid, pod.containers));
+    assert_eq!(read.value.priority, pod.priority);
+}
+
+fn byte(hex: &[u8]) -> u8 {
+    u8::from_str_radix(std::str::from_utf8(hex).unwrap(), 16).unwrap()
 }

@@ -90,6 +90,7 @@ fn workload(phase: Phase, state: ContainerState) -> WorkloadReport {
         pod_ips: vec!["10.0.0.7".into()],
         init_containers: vec![],
         containers: vec![container_report(state)],
+        ephemeral_containers: vec![],
     }
 }
 
@@ -190,6 +191,7 @@ fn deployment(restart_policy: RestartPolicy, pull_policy: PullPolicy) -> EdgeDep
         supplemental_groups: vec![3000],
         engine: None,
         priority: None,
+        ephemeral_containers: Vec::new(),
     }
 }
 
@@ -241,6 +243,9 @@ fn ups(book: &mut Book) {
         item(&format!("Workload/{phase:?}"), ReportItem::Workload(workload(phase, waiting())));
     }
     let running = ContainerState::Running(Running { since: DeviceTime(800) });
+    let mut looked_at = workload(Phase::Running, waiting());
+    looked_at.ephemeral_containers = vec![container_report(running.clone())];
+    item("Workload/Ephemeral", ReportItem::Workload(looked_at));
     item("Workload/ContainerRunning", ReportItem::Workload(workload(Phase::Running, running)));
     let ended = ContainerState::Terminated(terminated());
     item("Workload/ContainerTerminated", ReportItem::Workload(workload(Phase::Failed, ended.clone())));
@@ -362,6 +367,15 @@ fn deployments(book: &mut Book) {
     labelled.containers[0].confinement =
         Some(Confinement { asks: vec![ConfinementAsk::SeLinux(label)], ..Confinement::default() });
     book.add("EdgeDeployment/SeLinux", labelled);
+    let mut looked_at = deployment(RestartPolicy::Always, PullPolicy::Always);
+    let added = |target: Option<&str>, hindrance| EphemeralContainer {
+        container: container(PullPolicy::Always),
+        target: target.map(Into::into),
+        hindrance,
+    };
+    let hindrance = Hindrance { reason: "CreateContainerConfigError".into(), message: "m".into() };
+    looked_at.ephemeral_containers = vec![added(Some("main"), None), added(None, Some(hindrance))];
+    book.add("EdgeDeployment/Ephemeral", looked_at);
     book.add("EdgeDeployment/Asks", asks());
     let content = Content::Inline(vec![1, 2]);
     book.add("File/Owner", File { path: "token".into(), mode: 0o600, content, owner: Some(1000) });

@@ -272,7 +272,8 @@ fn shorten(item: &mut ReportItem, longest: usize) {
     };
     let Some(report) = report else { return };
     report.message.iter_mut().for_each(|message| cut(message, longest));
-    for container in report.init_containers.iter_mut().chain(&mut report.containers) {
+    let containers = report.init_containers.iter_mut().chain(&mut report.containers);
+    for container in containers.chain(&mut report.ephemeral_containers) {
         use hawser_wire::report::ContainerState::{Running, Terminated, Waiting};
         let message = match &mut container.state {
             Waiting(waiting) => waiting.message.as_mut(),
@@ -309,6 +310,7 @@ mod tests {
             pod_ips: Vec::new(),
             init_containers: Vec::new(),
             containers: Vec::new(),
+            ephemeral_containers: Vec::new(),
         })
     }
 

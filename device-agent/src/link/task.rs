@@ -71,7 +71,7 @@ impl PodLine {
             ContainerState::Waiting(waiting) => Some(waiting.reason.clone()),
             ContainerState::Running(_) | ContainerState::Terminated(_) => None,
         };
-        let all = report.init_containers.iter().chain(&report.containers);
+        let all = report.init_containers.iter().chain(&report.containers).chain(&report.ephemeral_containers);
         let waiting = all.filter_map(|container| Some((container.name.clone(), reason(container)?))).collect();
         Self {
             phase: report.phase,

@@ -47,6 +47,7 @@ fn deployment(n: u8, generation: u8) -> (Vec<u8>, Vec<u8>) {
         supplemental_groups: Vec::new(),
         engine: None,
         priority: None,
+        ephemeral_containers: Vec::new(),
     };
     (codec::encode(&spec), blob)
 }

@@ -10,7 +10,7 @@ use std::cmp::Reverse;
 use std::fmt;
 
 use hawser_wire::PodUid;
-use hawser_wire::deployment::{Container, EdgeDeployment, VolumeSource};
+use hawser_wire::deployment::{Container, ContainerKind, EdgeDeployment, VolumeSource};
 
 use crate::runtime::DiskUse;
 
@@ -153,7 +153,10 @@ pub(super) fn over_limit(pod: &EdgeDeployment, used: &DiskUse) -> Option<String>
     }
     let limit = |container: &Container| container.resources.storage_limit_bytes;
     // Init containers run before the others, so only sidecars count with them.
-    let side_by_side = || pod.all_containers().filter(|(container, init)| !init || container.sidecar).map(|(c, _)| c);
+    let side_by_side = || {
+        let counts = |container: &Container, kind| kind == ContainerKind::Main || container.sidecar;
+        pod.all_containers().filter(move |(container, kind)| counts(container, *kind)).map(|(container, _)| container)
+    };
     let limits: Vec<u64> = side_by_side().filter_map(limit).collect();
     let total: u64 = limits.iter().copied().fold(0, u64::saturating_add);
     let all = used.volumes.values().chain(used.containers.values()).map(|space| space.bytes);

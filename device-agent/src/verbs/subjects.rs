@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use hawser_wire::PodUid;
-use hawser_wire::deployment::{EdgeDeployment, RestartPolicy};
+use hawser_wire::deployment::{ContainerKind, EdgeDeployment, RestartPolicy};
 use hawser_wire::stream::{LogsRequest, StreamRefusal};
 
 use super::logs::{self, Rotation};
@@ -55,10 +55,13 @@ impl<R: Runs> Subjects<R> {
     pub(super) fn subject(&self, pod: &PodUid, container: &str) -> Result<Subject, StreamRefusal> {
         let (wish, spec) = self.spec(pod)?;
         let found = spec.all_containers().find(|(found, _)| found.name == container);
-        let Some((init, sidecar)) = found.map(|(found, init)| (init, found.sidecar)) else {
+        let Some((kind, sidecar)) = found.map(|(found, kind)| (kind, found.sidecar)) else {
             return Err(logs::no_container(&spec.name, container));
         };
+        let init = kind == ContainerKind::Init;
         let restart = match wish {
+            // What was added to look at the pod runs once.
+            DesiredWish::Run if kind == ContainerKind::Ephemeral => Some(RestartPolicy::Never),
             DesiredWish::Run if sidecar => Some(RestartPolicy::Always),
             // An init container that has failed is tried again unless the pod says never.
             DesiredWish::Run if init && spec.restart_policy == RestartPolicy::Always => Some(RestartPolicy::OnFailure),

@@ -12,7 +12,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hawser_wire::deployment::{Care, Container as Described, EdgeDeployment, RestartAction, RestartPolicy};
+use hawser_wire::deployment::{
+    Care, Container as Described, ContainerKind, EdgeDeployment, Hindrance, RestartAction, RestartPolicy,
+};
 use hawser_wire::report::{DeviceEvent, Gone, WorkloadReport};
 use hawser_wire::{DeviceTime, PodUid};
 

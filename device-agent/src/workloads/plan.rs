@@ -104,6 +104,7 @@ mod tests {
             supplemental_groups: vec![],
             engine: None,
             priority: None,
+            ephemeral_containers: Vec::new(),
         };
         Deployment { hash: ContentHash::of(&hawser_wire::encode(&spec)), spec: Arc::new(spec) }
     }

@@ -72,6 +72,7 @@ pub(crate) fn pod(name: &str) -> EdgeDeployment {
         supplemental_groups: vec![],
         engine: None,
         priority: None,
+        ephemeral_containers: Vec::new(),
     }
 }
 

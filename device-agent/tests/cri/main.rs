@@ -9,6 +9,7 @@ mod asks;
 mod attach;
 mod care;
 mod engine;
+mod ephemeral;
 mod exec;
 mod logs;
 mod pods;

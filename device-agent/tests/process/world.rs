@@ -62,6 +62,7 @@ pub(crate) fn pod(name: &str, policy: RestartPolicy, container: Container) -> Ed
         supplemental_groups: vec![],
         engine: None,
         priority: None,
+        ephemeral_containers: Vec::new(),
     }
 }
 

@@ -263,6 +263,7 @@ fn deployment_of(pod: &Pod, content: u32) -> (EdgeDeployment, Object) {
         supplemental_groups: Vec::new(),
         engine: None,
         priority: None,
+        ephemeral_containers: Vec::new(),
     };
     (deployment, blob)
 }

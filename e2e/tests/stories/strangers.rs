@@ -244,6 +244,7 @@ fn lies(uid: &PodUid) -> Vec<ReportItem> {
         pod_ips: Vec::new(),
         init_containers: Vec::new(),
         containers: Vec::new(),
+        ephemeral_containers: Vec::new(),
     };
     let event = DeviceEvent {
         pod: Some(uid.clone()),

@@ -61,7 +61,8 @@ pub(crate) const POD_SPEC: &[(&str, Verdict)] = &[
     ("dnsConfig", Table(DNS_CONFIG)),
     ("dnsPolicy", Mapped),
     ("enableServiceLinks", Mapped),
-    // Added to a pod that runs already: refusing would fail the pod. Translation gives a notice instead.
+    // Added to a pod that runs already, so what is wrong with one of them is no reason to refuse the pod: they are looked at one
+    // by one.
     ("ephemeralContainers", Mapped),
     ("hostAliases", Table(HOST_ALIAS)),
     ("hostIPC", Mapped),
@@ -119,6 +120,37 @@ pub(crate) const CONTAINER: &[(&str, Verdict)] = &[
     ("startupProbe", Table(PROBE)),
     ("stdin", Mapped),
     ("stdinOnce", Mapped),
+    ("terminationMessagePath", Mapped),
+    ("terminationMessagePolicy", Mapped),
+    ("tty", Mapped),
+    ("volumeDevices", Refused("a device does not hand block devices to workloads yet")),
+    ("volumeMounts", Table(MOUNT)),
+    ("workingDir", Mapped),
+];
+
+const NEVER_SET: Verdict = Unconcerned("the API server allows it in no ephemeral container");
+
+pub(crate) const EPHEMERAL: &[(&str, Verdict)] = &[
+    ("args", Mapped),
+    ("command", Mapped),
+    ("env", Table(ENV)),
+    ("envFrom", Table(ENV_FROM)),
+    ("image", Mapped),
+    ("imagePullPolicy", Mapped),
+    ("lifecycle", NEVER_SET),
+    ("livenessProbe", NEVER_SET),
+    ("name", Mapped),
+    ("ports", NEVER_SET),
+    ("readinessProbe", NEVER_SET),
+    ("resizePolicy", NEVER_SET),
+    ("resources", NEVER_SET),
+    ("restartPolicy", NEVER_SET),
+    ("restartPolicyRules", NEVER_SET),
+    ("securityContext", Table(SECURITY)),
+    ("startupProbe", NEVER_SET),
+    ("stdin", Mapped),
+    ("stdinOnce", Mapped),
+    ("targetContainerName", Mapped),
     ("terminationMessagePath", Mapped),
     ("terminationMessagePolicy", Mapped),
     ("tty", Mapped),
@@ -309,16 +341,29 @@ const MAX_NAMED: usize = 5;
 
 /// Refuses a pod for fields that a device cannot honour, naming them. `spec` is a PodSpec as JSON.
 pub(crate) fn refuse_offences(spec: &Value) -> Result<(), NotApplied> {
-    let found = offences(spec);
+    match told(&offences(spec)) {
+        None => Ok(()),
+        Some(message) => Err(NotApplied::Refused { reason: "UnsupportedField".to_owned(), message }),
+    }
+}
+
+/// What a device cannot honour of a container that was added to look at a pod: as JSON, at `path`.
+pub(crate) fn in_the_way_of_ephemeral(container: &Value, path: &str) -> Option<String> {
+    let mut found = Vec::new();
+    check(container, path, EPHEMERAL, &mut found);
+    told(&found)
+}
+
+fn told(found: &[Offence]) -> Option<String> {
     if found.is_empty() {
-        return Ok(());
+        return None;
     }
     let mut message: Vec<_> =
         found.iter().take(MAX_NAMED).map(|Offence { path, why }| format!("{path}: {why}")).collect();
     if found.len() > MAX_NAMED {
         message.push(format!("and {} more", found.len() - MAX_NAMED));
     }
-    Err(NotApplied::Refused { reason: "UnsupportedField".to_owned(), message: message.join("; ") })
+    Some(message.join("; "))
 }
 
 /// Looks for fields that refuse the pod.
@@ -405,6 +450,7 @@ mod tests {
     fn every_field_of_the_api_stands_in_a_table() {
         covers::<v1::PodSpec>(POD_SPEC);
         covers::<v1::Container>(CONTAINER);
+        covers::<v1::EphemeralContainer>(EPHEMERAL);
         covers::<v1::EnvVar>(ENV);
         covers::<v1::EnvVarSource>(ENV_SOURCE);
         covers::<v1::ContainerPort>(PORT);

@@ -102,7 +102,10 @@ pub(crate) fn wanted(spec: &PodSpec) -> Wanted {
     for container in containers(spec) {
         want_environment(container, &mut wanted);
     }
-    for volume in mounted_volumes(spec) {
+    for container in ephemeral(spec) {
+        want_environment(&container, &mut wanted);
+    }
+    for volume in mounted_volumes(spec).chain(volumes_of_ephemeral(spec)) {
         want_volume(volume, &mut wanted);
     }
     wanted.secrets.extend(pull_secrets(spec).map(str::to_owned));
@@ -112,6 +115,38 @@ pub(crate) fn wanted(spec: &PodSpec) -> Wanted {
 /// Init containers, then containers.
 pub(crate) fn containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
     spec.init_containers.iter().flatten().chain(&spec.containers)
+}
+
+/// Those that were added to look at the pod, with all that such a container can have.
+pub(crate) fn ephemeral(spec: &PodSpec) -> impl Iterator<Item = Container> {
+    spec.ephemeral_containers.iter().flatten().map(|added| Container {
+        name: added.name.clone(),
+        image: added.image.clone(),
+        image_pull_policy: added.image_pull_policy.clone(),
+        command: added.command.clone(),
+        args: added.args.clone(),
+        working_dir: added.working_dir.clone(),
+        env: added.env.clone(),
+        env_from: added.env_from.clone(),
+        volume_mounts: added.volume_mounts.clone(),
+        volume_devices: added.volume_devices.clone(),
+        security_context: added.security_context.clone(),
+        stdin: added.stdin,
+        stdin_once: added.stdin_once,
+        tty: added.tty,
+        termination_message_path: added.termination_message_path.clone(),
+        termination_message_policy: added.termination_message_policy.clone(),
+        ..Container::default()
+    })
+}
+
+/// The volumes that only containers mount that were added to look at the pod.
+pub(crate) fn volumes_of_ephemeral(spec: &PodSpec) -> impl Iterator<Item = &Volume> {
+    let added = spec.ephemeral_containers.iter().flatten().flat_map(|added| added.volume_mounts.iter().flatten());
+    let mounted: BTreeSet<&str> = added.map(|mount| mount.name.as_str()).collect();
+    let anyway: BTreeSet<&str> = mounted_volumes(spec).map(|volume| volume.name.as_str()).collect();
+    let only = move |name: &str| mounted.contains(name) && !anyway.contains(name);
+    spec.volumes.iter().flatten().filter(move |volume| only(&volume.name))
 }
 
 /// The volumes that some container mounts, with their place in the spec.
@@ -172,14 +207,17 @@ mod tests {
                     {"configMap": {"name": "d"}}, {"secret": {"name": "u"}},
                     {"serviceAccountToken": {"path": "token"}},
                     {"serviceAccountToken": {"path": "vault", "audience": "vault", "expirationSeconds": 600}}]}},
-                {"name": "unused", "secret": {"secretName": "nobody-mounts-it"}}]
+                {"name": "looked", "configMap": {"name": "e"}},
+                {"name": "unused", "secret": {"secretName": "nobody-mounts-it"}}],
+            "ephemeralContainers": [{"name": "debug", "envFrom": [{"configMapRef": {"name": "f"}}],
+                "volumeMounts": [{"name": "v", "mountPath": "/v"}, {"name": "looked", "mountPath": "/l"}]}]
         }))
         .unwrap();
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
         assert_eq!(
             wanted(&spec),
             Wanted {
-                config_maps: names(&["a", "b", "c", "d"]),
+                config_maps: names(&["a", "b", "c", "d", "e", "f"]),
                 secrets: names(&["registry", "s", "t", "u"]),
                 tokens: [TokenWanted::new(None, None), TokenWanted::new(Some("vault"), Some(600))].into(),
             }

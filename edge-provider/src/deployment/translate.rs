@@ -8,6 +8,7 @@ mod care;
 mod downward;
 mod engine;
 mod environment;
+mod ephemeral;
 mod volumes;
 
 pub(crate) use self::engine::pull_secrets;
@@ -24,7 +25,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use virtual_node::provider::{ContainerWaiting, NotApplied, Waiting};
 
 use super::quantity;
-use super::references::{Fetched, containers, mounted_volumes};
+use super::references::{Fetched, containers, mounted_volumes, volumes_of_ephemeral};
 use super::subject::Subject;
 use super::{Notice, Object};
 
@@ -68,6 +69,14 @@ pub(crate) fn translate(pod: &Subject<'_>, fetched: &Fetched) -> Result<Translat
         }
     }
 
+    let mut missing = BTreeMap::new();
+    for volume in volumes_of_ephemeral(spec) {
+        match volumes::volume(pod, volume, fetched, &mut blobs) {
+            Ok(volume) => all_volumes.push(volume),
+            Err(problem) => drop(missing.insert(volume.name.as_str(), problem)),
+        }
+    }
+
     let (mut init_containers, mut main_containers) = (Vec::new(), Vec::new());
     for place in places(spec) {
         let list = if place.init { &mut init_containers } else { &mut main_containers };
@@ -106,8 +115,9 @@ pub(crate) fn translate(pod: &Subject<'_>, fetched: &Fetched) -> Result<Translat
         supplemental_groups: settings.supplemental_groups,
         engine,
         priority: spec.priority.filter(|priority| *priority != 0),
+        ephemeral_containers: ephemeral::containers(pod, fetched, &missing),
     };
-    let notices = notices(spec).chain(engine::missing_pull_secrets(spec, fetched)).collect();
+    let notices = ephemeral::too_many(spec).into_iter().chain(engine::missing_pull_secrets(spec, fetched)).collect();
     Ok(Translation { deployment, blobs, notices })
 }
 
@@ -337,17 +347,6 @@ fn hostname(pod: &Subject<'_>) -> Option<String> {
     let name = given.filter(|name| !name.is_empty()).unwrap_or(pod.name);
     let end = name.char_indices().nth(MAX_HOSTNAME).map_or(name.len(), |(at, _)| at);
     Some(if end == name.len() { name } else { name[..end].trim_end_matches(['-', '.']) }.to_owned())
-}
-
-fn notices(spec: &PodSpec) -> impl Iterator<Item = Notice> {
-    let ephemeral = spec.ephemeral_containers.iter().flatten();
-    ephemeral.map(|container| Notice {
-            reason: "UnsupportedField".to_owned(),
-            message: format!(
-                "spec.ephemeralContainers: `{}` is not started, a device does not run ephemeral containers yet; the pod goes on without it",
-                container.name
-            ),
-        })
 }
 
 fn clamp(seconds: i64) -> u32 {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use hawser_wire::deployment::EdgeDeployment;
+use hawser_wire::deployment::{ContainerKind, EdgeDeployment};
 use hawser_wire::desired::{Index, IndexEntry, Wish, digest_of};
 use hawser_wire::limits::{MAX_INDEX_ENTRIES, MAX_OBJECT};
 use hawser_wire::{ContentHash, Digest, PodUid, Version};
@@ -22,8 +22,8 @@ pub(crate) struct DesiredSet {
 #[derive(Debug)]
 pub(crate) struct Entry {
     pub(crate) pod: PodRef,
-    /// Of the last form that it was to run in: Events tell them from the others.
-    pub(crate) init_containers: Box<[String]>,
+    /// The containers of the last form that it was to run in, without those that it is for: Events tell them apart.
+    pub(crate) others: Box<[(String, ContainerKind)]>,
     pub(crate) wanted: Wanted,
 }
 
@@ -44,10 +44,12 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    fn init_containers(&self) -> Box<[String]> {
-        let spec = hawser_wire::decode::<EdgeDeployment>(&self.deployment.bytes, MAX_OBJECT as usize);
-        spec.map(|spec| spec.value.init_containers.into_iter().map(|container| container.name).collect())
-            .unwrap_or_default()
+    fn others(&self) -> Box<[(String, ContainerKind)]> {
+        let Ok(spec) = hawser_wire::decode::<EdgeDeployment>(&self.deployment.bytes, MAX_OBJECT as usize) else {
+            return Box::default();
+        };
+        let others = spec.value.all_containers().filter(|(_, kind)| *kind != ContainerKind::Main);
+        others.map(|(container, kind)| (container.name.clone(), kind)).collect()
     }
 }
 
@@ -63,7 +65,7 @@ impl DesiredSet {
             let changed = entry.wanted != wanted;
             if changed {
                 if let Wanted::Run(running) = &wanted {
-                    entry.init_containers = running.init_containers();
+                    entry.others = running.others();
                 }
                 entry.wanted = wanted;
                 self.digest = None;
@@ -73,11 +75,11 @@ impl DesiredSet {
         if self.entries.len() >= MAX_INDEX_ENTRIES && !self.make_room(&wanted) {
             return Err(Full);
         }
-        let init_containers = match &wanted {
-            Wanted::Run(running) => running.init_containers(),
+        let others = match &wanted {
+            Wanted::Run(running) => running.others(),
             Wanted::Keep | Wanted::Stop { .. } | Wanted::Retain => Box::default(),
         };
-        self.entries.insert(uid, Entry { pod, init_containers, wanted });
+        self.entries.insert(uid, Entry { pod, others, wanted });
         self.digest = None;
         Ok(true)
     }

@@ -7,11 +7,11 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use hawser_wire::DeviceTime;
-use hawser_wire::deployment::{Container, EdgeDeployment};
+use hawser_wire::deployment::{Container, ContainerKind, EdgeDeployment, EphemeralContainer};
 use hawser_wire::report::{
     ContainerReport, ContainerState as Said, DeviceEvent, NodeFacts, Phase, Resource, Terminated, WorkloadReport,
 };
+use hawser_wire::{ContentHash, DeviceTime};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     ContainerImage, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
@@ -36,17 +36,18 @@ const MAX_ADDRESSES: usize = 16;
 const MAX_RESOURCES: usize = 64;
 const MAX_CONDITIONS: usize = 16;
 
-/// A pod's status. `spec` says which containers there are, in which order; without it they are as the device says.
+/// A pod's status. `wanted` says which containers there are, in which order; without it they are as the device says.
 pub fn pod_report(
     said: &WorkloadReport,
     clock: &DeviceClock,
-    spec: Option<&EdgeDeployment>,
+    wanted: Option<(&EdgeDeployment, ContentHash)>,
     host_ips: &[IpAddr],
 ) -> PodReport {
     let waiting = if said.sandbox_ready { "PodInitializing" } else { "ContainerCreating" };
     // One that was rejected has no containers, and will have none.
-    let spec = spec
+    let wanted = wanted
         .filter(|_| said.phase != Phase::Failed || !(said.containers.is_empty() && said.init_containers.is_empty()));
+    let spec = wanted.map(|(spec, _)| spec);
     let statuses = |said: &[ContainerReport], spec: Option<&[Container]>| match spec {
         Some(spec) => spec
             .iter()
@@ -72,8 +73,36 @@ pub fn pod_report(
         sandbox_ready: said.sandbox_ready,
         init_containers: statuses(&said.init_containers, spec.map(|spec| spec.init_containers.as_slice())),
         containers: statuses(&said.containers, spec.map(|spec| spec.containers.as_slice())),
-        ephemeral_containers: Vec::new(),
+        ephemeral_containers: ephemeral_statuses(said, clock, wanted),
     }
+}
+
+/// Containers that were added to look at the pod. A device that acts on them says so; one that acts on the edge deployment and
+/// does not has an agent that knows none.
+fn ephemeral_statuses(
+    said: &WorkloadReport,
+    clock: &DeviceClock,
+    wanted: Option<(&EdgeDeployment, ContentHash)>,
+) -> Vec<ContainerStatus> {
+    const TOO_OLD: &str = "the agent of the device is too old to run ephemeral containers: update it";
+    // A kubelet says neither of them.
+    let shown = |status: ContainerStatus| ContainerStatus { ready: false, started: None, ..status };
+    let Some((spec, hash)) = wanted else {
+        return said.ephemeral_containers.iter().map(|said| shown(container_status(said, "", clock))).collect();
+    };
+    let waiting = if spec.init_containers.is_empty() { "ContainerCreating" } else { "PodInitializing" };
+    let status = |added: &EphemeralContainer| {
+        let container = &added.container;
+        match said.ephemeral_containers.iter().find(|said| said.name == container.name) {
+            Some(said) => container_status(said, &container.image, clock),
+            None if said.deployment == Some(hash) => ContainerStatus {
+                state: Some(state_waiting("AgentTooOld", Some(TOO_OLD))),
+                ..not_said(container, waiting)
+            },
+            None => not_said(container, waiting),
+        }
+    };
+    spec.ephemeral_containers.iter().map(status).map(shown).collect()
 }
 
 /// The addresses of a device.
@@ -112,18 +141,23 @@ pub fn node_report(facts: &NodeFacts) -> NodeReport {
     }
 }
 
-/// An Event. `pod` is the pod if it is about one that is known, with the names of its init containers; `seq` is the number with which the device said it.
+/// An Event. `pod` is the pod if it is about one that is known, with its containers that are not those that it is for; `seq` is
+/// the number with which the device said it.
 pub fn event_report(
     said: &DeviceEvent,
     seq: u64,
     node: &NodeName,
-    pod: Option<(&PodRef, &[String])>,
+    pod: Option<(&PodRef, &[(String, ContainerKind)])>,
     clock: &DeviceClock,
     now: Moment,
 ) -> EventReport {
     let subject = match (pod, &said.container) {
-        (Some((pod, init)), Some(container)) => {
-            let list = if init.contains(container) { "initContainers" } else { "containers" };
+        (Some((pod, others)), Some(container)) => {
+            let list = match others.iter().find(|(name, _)| name == container) {
+                Some((_, ContainerKind::Init)) => "initContainers",
+                Some((_, ContainerKind::Ephemeral)) => "ephemeralContainers",
+                Some((_, ContainerKind::Main)) | None => "containers",
+            };
             Subject::Container { pod: pod.clone(), field_path: format!("spec.{list}{{{}}}", cut(container, 63)) }
         }
         (Some((pod, _)), None) => Subject::Pod(pod.clone()),
@@ -284,6 +318,9 @@ fn cut(text: &str, max: usize) -> String {
 }
 
 #[cfg(test)]
+mod ephemeral_tests;
+
+#[cfg(test)]
 mod tests {
     use hawser_wire::PodUid;
     use hawser_wire::deployment::{PullPolicy, Resources, RestartPolicy, User};
@@ -312,8 +349,13 @@ mod tests {
         };
         let (clock, now) =
             (DeviceClock::default(), Moment { mono: std::time::Duration::ZERO, wall: Timestamp::UNIX_EPOCH });
-        for (container, path) in [("first", "spec.initContainers{first}"), ("main", "spec.containers{main}")] {
-            let report = event_report(&said(container), 1, &node, Some((&pod, &["first".to_owned()])), &clock, now);
+        let others = [("first".to_owned(), ContainerKind::Init), ("look".to_owned(), ContainerKind::Ephemeral)];
+        for (container, path) in [
+            ("first", "spec.initContainers{first}"),
+            ("main", "spec.containers{main}"),
+            ("look", "spec.ephemeralContainers{look}"),
+        ] {
+            let report = event_report(&said(container), 1, &node, Some((&pod, &others)), &clock, now);
             let Subject::Container { field_path, .. } = report.subject else { panic!("{report:?}") };
             assert_eq!(field_path, path);
         }
@@ -355,6 +397,7 @@ mod tests {
             supplemental_groups: vec![],
             engine: None,
             priority: None,
+            ephemeral_containers: vec![],
         };
         let said = |phase| WorkloadReport {
             uid: spec.uid.clone(),
@@ -367,8 +410,11 @@ mod tests {
             pod_ips: vec![],
             init_containers: vec![],
             containers: vec![],
+            ephemeral_containers: vec![],
         };
-        let shown = |phase| pod_report(&said(phase), &DeviceClock::default(), Some(&spec), &[]).containers.len();
+        let shown = |phase| {
+            pod_report(&said(phase), &DeviceClock::default(), Some((&spec, ContentHash([1; 32]))), &[]).containers.len()
+        };
         assert_eq!((shown(Phase::Failed), shown(Phase::Pending)), (0, 1));
     }
 }

@@ -389,6 +389,7 @@ fn running(uid: hawser_wire::PodUid) -> WorkloadReport {
         pod_ips: vec!["10.1.2.3".to_owned()],
         init_containers: Vec::new(),
         containers: Vec::new(),
+        ephemeral_containers: Vec::new(),
     }
 }
 

@@ -63,10 +63,10 @@ pub(crate) fn envelope() -> impl Strategy<Value = Envelope> {
 pub(crate) fn deployment() -> impl Strategy<Value = EdgeDeployment> {
     (
         (uid(), text(), text(), restart_policy(), any::<u32>(), of(any::<u64>())),
-        (vec(container(), 0..3), vec(container(), 0..3), vec(volume(), 0..3)),
+        (vec(container(), 0..3), vec(container(), 0..3), vec(volume(), 0..3), vec(ephemeral(), 0..3)),
         (of(text()), any::<bool>(), of(any::<u32>()), vec(any::<u32>(), 0..3), of(engine()), of(any::<i32>())),
     )
-        .prop_map(|(head, (init_containers, containers, volumes), tail)| EdgeDeployment {
+        .prop_map(|(head, (init_containers, containers, volumes, ephemeral_containers), tail)| EdgeDeployment {
             uid: head.0,
             namespace: head.1,
             name: head.2,
@@ -82,7 +82,17 @@ pub(crate) fn deployment() -> impl Strategy<Value = EdgeDeployment> {
             supplemental_groups: tail.3,
             engine: tail.4,
             priority: tail.5,
+            ephemeral_containers,
         })
+}
+
+fn ephemeral() -> impl Strategy<Value = EphemeralContainer> {
+    let hindrance = (text(), text()).prop_map(|(reason, message)| Hindrance { reason, message });
+    (container(), of(text()), of(hindrance)).prop_map(|(container, target, hindrance)| EphemeralContainer {
+        container,
+        target,
+        hindrance,
+    })
 }
 
 fn engine() -> impl Strategy<Value = Engine> {
@@ -323,7 +333,12 @@ fn workload() -> impl Strategy<Value = WorkloadReport> {
     let phase = prop_oneof![Just(Phase::Pending), Just(Phase::Running), Just(Phase::Succeeded), Just(Phase::Failed)];
     (
         (uid(), of(hash()), phase, of(text()), of(any::<u64>()), any::<bool>()),
-        (vec(text(), 0..3), vec(container_report(), 0..3), vec(container_report(), 0..3)),
+        (
+            vec(text(), 0..3),
+            vec(container_report(), 0..3),
+            vec(container_report(), 0..3),
+            vec(container_report(), 0..3),
+        ),
     )
         .prop_map(|(head, tail)| WorkloadReport {
             uid: head.0,
@@ -336,6 +351,7 @@ fn workload() -> impl Strategy<Value = WorkloadReport> {
             pod_ips: tail.0,
             init_containers: tail.1,
             containers: tail.2,
+            ephemeral_containers: tail.3,
         })
 }
 

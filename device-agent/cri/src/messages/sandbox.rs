@@ -140,7 +140,7 @@ pub struct SeLinuxOption {
 }
 
 /// Who shares which namespaces.
-#[derive(Clone, Copy, PartialEq, Message)]
+#[derive(Clone, PartialEq, Message)]
 pub struct NamespaceOption {
     /// The network.
     #[prost(enumeration = "NamespaceMode", tag = "1")]
@@ -151,6 +151,9 @@ pub struct NamespaceOption {
     /// Shared memory and the like.
     #[prost(enumeration = "NamespaceMode", tag = "3")]
     pub ipc: i32,
+    /// Whose processes, if they are those of another container.
+    #[prost(string, tag = "4")]
+    pub target_id: String,
 }
 
 /// A security profile.
@@ -295,6 +298,8 @@ pub enum NamespaceMode {
     Container = 1,
     /// The host.
     Node = 2,
+    /// Another container.
+    Target = 3,
 }
 
 /// Whether the groups that an image gives its user count.

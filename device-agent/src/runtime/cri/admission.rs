@@ -2,7 +2,7 @@
 
 use hawser_cri::Image;
 use hawser_wire::deployment::{
-    AppArmor, Ask, ConfinementAsk, Container, EdgeDeployment, ReadOnlyBelow, Volume, VolumeSource,
+    AppArmor, Ask, ConfinementAsk, Container, ContainerKind, EdgeDeployment, ReadOnlyBelow, Volume, VolumeSource,
 };
 
 use super::abilities::Abilities;
@@ -33,15 +33,22 @@ pub(super) fn reject(pod: &EdgeDeployment, able: &Abilities) -> Result<(), Refus
         let message = "SupplementalGroupsPolicy=Strict is not supported in this node";
         return rejected("SupplementalGroupsPolicyNotSupported", message.to_owned());
     }
+    // Whoever looks at the pod is none of its own.
+    let mut lasting = pod.all_containers().filter(|(_, kind)| *kind != ContainerKind::Ephemeral);
+    lasting.try_for_each(|(container, _)| check_apparmor(container, able))
+}
+
+fn check_apparmor(container: &Container, able: &Abilities) -> Result<(), Refusal> {
     let has_profile = |ask: &ConfinementAsk| match ask {
         ConfinementAsk::AppArmor(profile) => !matches!(profile, AppArmor::None),
         ConfinementAsk::SeccompFile(_) | ConfinementAsk::SeLinux(_) => false,
     };
-    let confined = pod.all_containers().filter_map(|(container, _)| container.confinement.as_ref());
-    if !able.apparmor && confined.flat_map(|confinement| &confinement.asks).any(has_profile) {
-        return rejected("AppArmor", "Cannot enforce AppArmor: AppArmor is not enabled on the host".to_owned());
+    let mut asks = container.confinement.iter().flat_map(|confinement| &confinement.asks);
+    if able.apparmor || !asks.any(has_profile) {
+        return Ok(());
     }
-    Ok(())
+    let message = "Cannot enforce AppArmor: AppArmor is not enabled on the host".to_owned();
+    Err(Refusal { reason: "AppArmor".to_owned(), message })
 }
 
 /// Whether a container can run here. What the image says is seen later.
@@ -52,6 +59,7 @@ pub(super) fn refuse(pod: &EdgeDeployment, container: &Container, able: &Abiliti
     }
     // A pod that ran before what it needs was taken away is not rejected, but no container of it starts.
     reject(pod, able)?;
+    check_apparmor(container, able)?;
     for ask in container.confinement.iter().flat_map(|confinement| &confinement.asks) {
         match ask {
             ConfinementAsk::SeccompFile(file) if file.starts_with('/') || names(file).is_err() => {
@@ -121,7 +129,7 @@ pub(super) fn check_non_root(pod: &EdgeDeployment, container: &Container, image:
 mod tests {
     use super::*;
     use hawser_cri::Int64Value;
-    use hawser_wire::deployment::User;
+    use hawser_wire::deployment::{Confinement, EphemeralContainer, User};
 
     use crate::runtime::cri::samples::{self, pod};
 
@@ -159,5 +167,20 @@ mod tests {
             "container has runAsNonRoot and image has non-numeric user (www), cannot verify user is non-root (pod: \
              \"web_shop(u-1)\", container: c)"
         );
+    }
+
+    #[test]
+    fn a_profile_of_who_looks_at_a_pod_is_refused_alone() {
+        let able = Abilities::of(&hawser_cri::StatusResponse::default(), false, &[], "6.1.0");
+        let asks = vec![ConfinementAsk::AppArmor(AppArmor::Engine)];
+        let confinement = Some(Confinement { asks, ..Confinement::default() });
+        let confined = Container { confinement, ..samples::container() };
+        let own = EdgeDeployment { containers: vec![confined.clone()], ..pod() };
+        assert!(reject(&own, &able).is_err() && refuse(&own, &samples::container(), &able).is_err());
+        let added = EphemeralContainer { container: confined.clone(), target: None, hindrance: None };
+        let looked_at = EdgeDeployment { ephemeral_containers: vec![added], ..pod() };
+        assert_eq!(reject(&looked_at, &able), Ok(()));
+        assert_eq!(refuse(&looked_at, &samples::container(), &able), Ok(()), "its own container goes on");
+        assert_eq!(refuse(&looked_at, &confined, &able).unwrap_err().reason, "AppArmor");
     }
 }

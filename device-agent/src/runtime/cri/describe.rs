@@ -9,7 +9,7 @@ use hawser_cri::{
 };
 use hawser_wire::deployment::{Container, EdgeDeployment, HostPort, Protocol, Resources};
 
-use super::{labels, security};
+use super::{labels, place, security};
 use crate::runtime::ContainerStart;
 
 /// The period of processor quotas, in microseconds.
@@ -74,7 +74,7 @@ pub(super) fn container(
     container: &Container,
     image: &Image,
     mounts: Vec<Mount>,
-    log: String,
+    target: Option<String>,
 ) -> ContainerConfig {
     let pod = &*start.spec;
     let talks = container.interactive.unwrap_or_default();
@@ -89,13 +89,13 @@ pub(super) fn container(
         envs: start.env.iter().map(variable).collect(),
         mounts,
         labels: labels::container(frame.device, pod, container),
-        log_path: log,
+        log_path: place::log_below(&start.id),
         stdin: talks.stdin,
         stdin_once: talks.once,
         tty: talks.tty,
         linux: Some(LinuxContainerConfig {
             resources: Some(resources(&container.resources)),
-            security_context: Some(security::of_container(pod, container, image, frame.profiles)),
+            security_context: Some(security::of_container(pod, container, image, frame.profiles, target)),
         }),
     }
 }

@@ -41,5 +41,6 @@ pub(super) fn pod() -> EdgeDeployment {
         supplemental_groups: vec![],
         engine: None,
         priority: None,
+        ephemeral_containers: Vec::new(),
     }
 }

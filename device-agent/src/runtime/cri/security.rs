@@ -7,7 +7,9 @@ use hawser_cri::{
     Capability, Image, Int64Value, LinuxContainerSecurityContext, LinuxSandboxSecurityContext, NamespaceMode,
     NamespaceOption, ProfileType, SeLinuxOption, SecurityProfile, SupplementalGroupsPolicy,
 };
-use hawser_wire::deployment::{AppArmor, Ask, Confinement, ConfinementAsk, Container, EdgeDeployment, SeLinux};
+use hawser_wire::deployment::{
+    AppArmor, Ask, Confinement, ConfinementAsk, Container, ContainerKind, EdgeDeployment, SeLinux,
+};
 
 /// What an engine hides from containers when it is told so, as it does by itself for nobody.
 const MASKED: &[&str] = &[
@@ -52,12 +54,14 @@ pub(super) fn sysctls(pod: &EdgeDeployment) -> HashMap<String, String> {
     asks(pod).filter_map(sysctl).collect()
 }
 
-/// `profiles`: where the device has profiles of system calls.
+/// `profiles`: where the device has profiles of system calls. `target`: the container whose processes it sees, if not those
+/// that the pod gives it to see.
 pub(super) fn of_container(
     pod: &EdgeDeployment,
     container: &Container,
     image: &Image,
     profiles: &Path,
+    target: Option<String>,
 ) -> LinuxContainerSecurityContext {
     // An engine wants to be told the user whenever it is told a group.
     let user = container.user.uid.map(i64::from).or(image.uid.map(|uid| uid.value));
@@ -74,7 +78,10 @@ pub(super) fn of_container(
             drop_capabilities: asked.drop_capabilities.clone(),
         }),
         privileged: asked.privileged,
-        namespace_options: Some(namespaces(pod)),
+        namespace_options: Some(match target {
+            Some(target) => beside(target, namespaces(pod)),
+            None => namespaces(pod),
+        }),
         selinux_options: label(&asked),
         run_as_user: user.map(|value| Int64Value { value }),
         run_as_username: username,
@@ -95,9 +102,10 @@ fn confinement(container: &Container) -> Confinement {
     container.confinement.clone().unwrap_or_default()
 }
 
-/// The label of all containers, if they have the same: what they share has it too.
+/// The label of all containers, if they have the same: what they share has it too. Who only looks at the pod does not count.
 fn common_label(pod: &EdgeDeployment) -> Option<SeLinuxOption> {
-    let mut labels = pod.all_containers().map(|(container, _)| label(&confinement(container)));
+    let lasting = pod.all_containers().filter(|(_, kind)| *kind != ContainerKind::Ephemeral);
+    let mut labels = lasting.map(|(container, _)| label(&confinement(container)));
     let first = labels.next()?;
     labels.all(|label| label == first).then_some(first)?
 }
@@ -120,7 +128,12 @@ fn namespaces(pod: &EdgeDeployment) -> NamespaceOption {
         (false, false) => NamespaceMode::Container,
     };
     let ipc = if has(Ask::HostIpc) { NamespaceMode::Node } else { NamespaceMode::Pod };
-    NamespaceOption { network: network.into(), pid: pid.into(), ipc: ipc.into() }
+    NamespaceOption { network: network.into(), pid: pid.into(), ipc: ipc.into(), target_id: String::new() }
+}
+
+/// What sees the processes of the container that the engine calls so, and runs beside them.
+fn beside(target_id: String, namespaces: NamespaceOption) -> NamespaceOption {
+    NamespaceOption { pid: NamespaceMode::Target.into(), target_id, ..namespaces }
 }
 
 fn groups(pod: &EdgeDeployment) -> Vec<i64> {
@@ -192,11 +205,28 @@ mod tests {
     }
 
     #[test]
+    fn who_looks_at_a_container_sees_its_processes_and_shares_the_rest_with_the_pod() {
+        let of = |asks, target: Option<&str>| {
+            let target = target.map(str::to_owned);
+            of_container(&asking(asks), &container(), &Image::default(), Path::new("/"), target)
+                .namespace_options
+                .unwrap()
+        };
+        for asks in [vec![], vec![Ask::SharedProcesses], vec![Ask::HostProcesses]] {
+            let plain = of(asks.clone(), None);
+            let beside = of(asks, Some("abc"));
+            assert_eq!((beside.pid(), beside.target_id.as_str()), (NamespaceMode::Target, "abc"));
+            assert_eq!((beside.network, beside.ipc), (plain.network, plain.ipc));
+            assert_eq!(plain.target_id, "");
+        }
+    }
+
+    #[test]
     fn profiles_are_told_in_the_words_of_old_and_new_engines() {
         let of = |asks: Vec<ConfinementAsk>, privileged| {
             let confinement = Confinement { asks, privileged, seccomp: true, ..Confinement::default() };
             let container = hawser_wire::deployment::Container { confinement: Some(confinement), ..container() };
-            of_container(&pod(), &container, &Image::default(), Path::new("/profiles"))
+            of_container(&pod(), &container, &Image::default(), Path::new("/profiles"), None)
         };
         let file = || ConfinementAsk::SeccompFile("deep/audit.json".into());
         let seccomp = |context: &LinuxContainerSecurityContext| context.seccomp.clone().unwrap();
@@ -227,7 +257,7 @@ mod tests {
             let confinement = Confinement { asks: vec![ConfinementAsk::SeLinux(label)], ..Confinement::default() };
             Container { confinement: Some(confinement), ..container() }
         };
-        let told = of_container(&pod(), &labelled("s0"), &Image::default(), Path::new("/"));
+        let told = of_container(&pod(), &labelled("s0"), &Image::default(), Path::new("/"), None);
         assert_eq!(told.selinux_options.map(|label| label.level).as_deref(), Some("s0"));
         let of = |containers: Vec<Container>| {
             let pod = EdgeDeployment { containers, ..pod() };

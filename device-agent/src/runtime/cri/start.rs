@@ -7,7 +7,7 @@ use hawser_wire::deployment::Container;
 
 use super::admission::{check_non_root, not_enforced};
 use super::sandbox::ready;
-use super::{Cri, describe, exit, failure, place};
+use super::{Cri, describe, exit, failure, labels, place};
 use crate::runtime::volumes::place::Naming;
 use crate::runtime::{ContainerStart, RuntimeError, StartError, Started};
 
@@ -65,8 +65,8 @@ impl Cri {
         let (runtime, made, of) = (self.clone(), start.clone(), container.clone());
         let mounts = self.blocking(move || place::prepare(&runtime, &made, &of, addresses.as_deref())).await;
         let mounts = mounts?;
-        let log = place::log_below(&start.id);
-        let config = describe::container(self.frame(), start, container, &image, mounts, log);
+        let target = self.target(start).await?;
+        let config = describe::container(self.frame(), start, container, &image, mounts, target);
         let attempt = sandbox.metadata.as_ref().map_or(0, |metadata| metadata.attempt);
         let (described, _) = self.describe_sandbox(&start.spec, attempt).await?;
         let request = CreateContainerRequest {
@@ -76,6 +76,23 @@ impl Cri {
         };
         let created = self.0.client.create_container(request).await;
         created.map_err(|error| failed(&format!("make {}", start.id), error))
+    }
+
+    /// The container whose processes this one is to see, if it names one: as the engine calls what runs of it now.
+    async fn target(&self, start: &ContainerStart) -> Result<Option<String>, StartError> {
+        let added = start.spec.ephemeral(&start.id.name);
+        let Some(name) = added.and_then(|added| added.target.as_deref()) else { return Ok(None) };
+        // A kubelet's words.
+        let operation = format!("unable to find target container {name}");
+        let labels = labels::of_containers(self.device(), &start.id.pod, name);
+        let all = self.0.client.list_containers(labels).await;
+        let all = all.map_err(|error| StartError::NotCreated(failure(&operation, error)))?;
+        let runs = |container: &&hawser_cri::Container| container.state() == ContainerState::Running;
+        let newest = all.iter().filter(runs).max_by_key(|container| labels::id(container).map(|id| id.attempt));
+        let newest = newest.ok_or_else(|| {
+            StartError::NotCreated(RuntimeError { operation, source: io::Error::other("it does not run") })
+        })?;
+        Ok(Some(newest.id.clone()))
     }
 
     /// How a container is that may have been started; `None`: it was not.

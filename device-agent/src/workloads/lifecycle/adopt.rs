@@ -80,7 +80,7 @@ impl Lifecycle {
             }
             container.back_off = None;
         }
-        let any_started = self.record.containers.iter().any(|c| c.attempt.is_some());
+        let any_started = self.record.containers.iter().any(|c| c.role != Role::Ephemeral && c.attempt.is_some());
         let mains = || self.record.containers.iter().filter(|c| c.role == Role::Main);
         if self.record.outcome.is_some() || !any_started || mains().all(|c| c.exit.is_some() && !c.wants_start(policy))
         {

@@ -46,6 +46,7 @@ impl Lifecycle {
         if !self.restart_all(now, out) && matches!(self.place, Place::Made { .. }) {
             self.run_in_order(now, &spec, out);
         }
+        self.look_at_it(now, &spec, out);
         self.announce_back_off(out);
     }
 
@@ -96,8 +97,9 @@ impl Lifecycle {
             }
             let message = match spec.all_containers().find(|(c, _)| c.name == container.name) {
                 Some((described, _)) if described.image == container.image => continue,
-                // An init container that runs its old image to the end has done its work.
-                Some(_) if container.role == Role::Init => continue,
+                // An init container that runs its old image to the end has done its work, and what was added has no other
+                // image.
+                Some(_) if matches!(container.role, Role::Init | Role::Ephemeral) => continue,
                 Some(_) => {
                     container.afresh = true;
                     format!("Container {} definition changed, will be restarted", container.name)
@@ -144,10 +146,34 @@ impl Lifecycle {
                         return false;
                     }
                 }
-                Role::Main | Role::Stray => {}
+                Role::Main | Role::Ephemeral | Role::Stray => {}
             }
         }
         true
+    }
+
+    /// Starts what was added to look at the pod. It waits for the pod's place and for nothing else: people look at pods whose
+    /// init containers fail, too.
+    fn look_at_it(&mut self, now: u64, spec: &Arc<EdgeDeployment>, out: &mut Effects) {
+        // A volume that only it mounts is being made.
+        if self.preparing || !matches!(self.place, Place::Made { .. }) {
+            return;
+        }
+        for at in 0..self.record.containers.len() {
+            let container = &mut self.record.containers[at];
+            if container.role != Role::Ephemeral {
+                continue;
+            }
+            let added = spec.ephemeral(&container.name);
+            let Some(Hindrance { reason, message }) = added.and_then(|added| added.hindrance.clone()) else {
+                self.ensure(now, at, spec, out);
+                continue;
+            };
+            if container.activity == Activity::Idle && container.exit.is_none() {
+                out.event(Some(&container.name), true, "Failed", &format!("Error: {message}"));
+                container.activity = Activity::Blocked { reason, message, retry: None };
+            }
+        }
     }
 
     fn ensure_sidecars(&mut self, now: u64, before: usize, spec: &Arc<EdgeDeployment>, out: &mut Effects) {

@@ -49,5 +49,6 @@ pub(crate) fn pod(policy: RestartPolicy, init: Vec<Described>, containers: Vec<D
         supplemental_groups: vec![],
         engine: None,
         priority: None,
+        ephemeral_containers: Vec::new(),
     }
 }

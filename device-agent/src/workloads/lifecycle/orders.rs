@@ -87,11 +87,12 @@ impl Lifecycle {
 
     fn describe_containers(&mut self, spec: &EdgeDeployment) {
         let mut old = std::mem::take(&mut self.record.containers);
-        for (described, init) in spec.all_containers() {
-            let role = match (init, described.sidecar) {
-                (true, true) => Role::Sidecar,
-                (true, false) => Role::Init,
-                (false, _) => Role::Main,
+        for (described, kind) in spec.all_containers() {
+            let role = match kind {
+                ContainerKind::Init if described.sidecar => Role::Sidecar,
+                ContainerKind::Init => Role::Init,
+                ContainerKind::Main => Role::Main,
+                ContainerKind::Ephemeral => Role::Ephemeral,
             };
             let mut container = match old.iter().position(|c| c.name == described.name) {
                 Some(at) => old.remove(at),

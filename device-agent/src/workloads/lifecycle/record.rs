@@ -2,6 +2,8 @@
 //!
 //! Times are milliseconds on the device's timeline ([`DeviceTime`](hawser_wire::DeviceTime)).
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 
 use super::prober::{ProbeKind, Prober};
@@ -37,8 +39,10 @@ pub(super) struct Record {
     pub(super) kill_at: Option<u64>,
     /// Nothing runs any more and nothing will: said once with `Gone`.
     pub(super) gone: bool,
-    /// Init containers first, as in the pod.
+    /// Init containers first, as in the pod; those that were added to look at it last.
     pub(super) containers: Vec<Container>,
+    /// Where those that were added are while the record is encoded: an agent that does not know them skips them.
+    ephemeral: Vec<Container>,
 }
 
 /// Whether containers that end are started again.
@@ -69,6 +73,8 @@ pub(super) enum Role {
     /// A restartable init container.
     Sidecar,
     Main,
+    /// Was added to look at the pod: started once, and nothing follows from how it does.
+    Ephemeral,
     /// Runs, but is not part of the pod any more.
     Stray,
 }
@@ -297,8 +303,14 @@ pub enum RecordError {
 
 pub(super) fn encode(record: &Record) -> Vec<u8> {
     let mut bytes = vec![VERSION];
+    let added = |container: &mut Container| container.role == Role::Ephemeral;
+    let mut record = Cow::Borrowed(record);
+    if record.containers.iter().any(|container| container.role == Role::Ephemeral) {
+        let record = record.to_mut();
+        record.ephemeral = record.containers.extract_if(.., added).collect();
+    }
     // Writing to memory does not fail, and the record holds nothing that CBOR cannot express.
-    let _ = ciborium::into_writer(record, &mut bytes);
+    let _ = ciborium::into_writer(&*record, &mut bytes);
     bytes
 }
 
@@ -306,7 +318,11 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Record, RecordError> {
     match bytes {
         [] => Err(RecordError::Length(0)),
         _ if bytes.len() > MAX_RECORD => Err(RecordError::Length(bytes.len())),
-        [VERSION, body @ ..] => ciborium::from_reader(body).map_err(RecordError::Corrupt),
+        [VERSION, body @ ..] => {
+            let mut record: Record = ciborium::from_reader(body).map_err(RecordError::Corrupt)?;
+            record.containers.append(&mut record.ephemeral);
+            Ok(record)
+        }
         [version, ..] => Err(RecordError::Version(*version)),
     }
 }

@@ -48,7 +48,7 @@ impl Container {
         let Some(exit) = &self.exit else { return self.role != Role::Stray };
         let policy = self.own_policy.unwrap_or(policy);
         match self.role {
-            Role::Stray => false,
+            Role::Stray | Role::Ephemeral => false,
             _ if self.afresh || self.revive => true,
             Role::Sidecar => true,
             // An init container that ended well has done its work, whatever a rule says.
@@ -87,6 +87,10 @@ impl Lifecycle {
         let mut alive = false;
         for at in (0..self.record.containers.len()).rev() {
             let container = &mut self.record.containers[at];
+            // Whoever looks at the pod goes on looking.
+            if container.role == Role::Ephemeral {
+                continue;
+            }
             if container.activity == Activity::Running {
                 let message = format!("Stopping container {}", container.name);
                 out.event(Some(&container.name), false, "Killing", &message);

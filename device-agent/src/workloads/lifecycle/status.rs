@@ -21,13 +21,9 @@ impl Lifecycle {
         let (reason, message) =
             record.outcome.as_ref().map(|o| (o.reason.clone(), o.message.clone())).unwrap_or_default();
         let rejected = record.outcome.as_ref().is_some_and(|outcome| outcome.rejected);
-        let statuses = |init: bool| {
-            record
-                .containers
-                .iter()
-                .filter(|c| !rejected && c.role != Role::Stray && is_init(c) == init)
-                .map(|c| self.container(c, gone))
-                .collect()
+        let statuses = |of: fn(Role) -> bool| {
+            let shown = record.containers.iter().filter(|c| !rejected && of(c.role));
+            shown.map(|c| self.container(c, gone)).collect()
         };
         Some(WorkloadReport {
             uid: self.uid.clone(),
@@ -38,8 +34,9 @@ impl Lifecycle {
             started: record.taken_at.map(DeviceTime),
             sandbox_ready: matches!(self.place, Place::Made { .. }) && !gone && record.outcome.is_none(),
             pod_ips: self.addresses().to_vec(),
-            init_containers: statuses(true),
-            containers: statuses(false),
+            init_containers: statuses(is_init),
+            containers: statuses(|role| role == Role::Main),
+            ephemeral_containers: statuses(|role| role == Role::Ephemeral),
         })
     }
 
@@ -63,7 +60,7 @@ impl Lifecycle {
         if !record.initialised || mains().any(never_ran) {
             return Phase::Pending;
         }
-        let runs = record.containers.iter().any(Container::is_running);
+        let runs = record.containers.iter().any(|c| c.role != Role::Ephemeral && c.is_running());
         let starts_again = |c: &Container| c.wants_start(record.policy);
         match () {
             () if runs || mains().any(starts_again) => Phase::Running,
@@ -85,9 +82,12 @@ impl Lifecycle {
             name: container.name.clone(),
             ready: match container.role {
                 Role::Init => container.succeeded(),
+                Role::Ephemeral => false,
                 Role::Sidecar | Role::Main | Role::Stray => running && container.health.is_none_or(|h| h.ready),
             },
-            started: Some(running && container.health.is_none_or(|health| health.started)),
+            // A kubelet does not say this of what was added.
+            started: (container.role != Role::Ephemeral)
+                .then(|| running && container.health.is_none_or(|health| health.started)),
             restart_count: made.unwrap_or(0),
             image: container.image.clone(),
             image_id: container.handle.image.clone(),
@@ -138,7 +138,7 @@ impl Lifecycle {
                 (ContainerState::Terminated(never_located()), last)
             }
             (_, None) => {
-                let has_init = self.record.containers.iter().any(is_init);
+                let has_init = self.record.containers.iter().any(|c| is_init(c.role));
                 let message = match &self.place {
                     Place::Failed { message, .. } => Some(message.clone()),
                     Place::Unmade | Place::Made { .. } => None,
@@ -190,8 +190,8 @@ impl Container {
     }
 }
 
-fn is_init(container: &Container) -> bool {
-    matches!(container.role, Role::Init | Role::Sidecar)
+fn is_init(role: Role) -> bool {
+    matches!(role, Role::Init | Role::Sidecar)
 }
 
 fn never_located() -> Terminated {

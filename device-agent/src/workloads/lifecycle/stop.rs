@@ -29,11 +29,16 @@ impl Lifecycle {
         false
     }
 
-    /// A sidecar ends after all that is not one, and after the sidecars that were started later.
+    /// A sidecar ends after all that the pod is for, and after the sidecars that were started later.
     fn has_its_turn(&self, at: usize) -> bool {
         let containers = &self.record.containers;
         let before = |(index, other): (usize, &Container)| {
-            index != at && other.is_alive() && (other.role != Role::Sidecar || index > at)
+            let sooner = match other.role {
+                Role::Ephemeral => false,
+                Role::Sidecar => index > at,
+                Role::Init | Role::Main | Role::Stray => true,
+            };
+            index != at && other.is_alive() && sooner
         };
         containers[at].role != Role::Sidecar || !containers.iter().enumerate().any(before)
     }

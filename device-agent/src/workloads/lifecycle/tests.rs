@@ -10,6 +10,7 @@ use super::*;
 use crate::runtime::Handle;
 
 mod care;
+mod ephemeral;
 mod faults;
 mod images;
 mod rejected;
@@ -174,7 +175,7 @@ impl Sim {
     /// `web:running`, `web:waiting/CrashLoopBackOff`, `web:terminated/Error/1`, in order.
     pub(super) fn states(&self) -> Vec<String> {
         let report = self.report();
-        let all = report.init_containers.iter().chain(&report.containers);
+        let all = report.init_containers.iter().chain(&report.containers).chain(&report.ephemeral_containers);
         all.map(|c| match &c.state {
             ContainerState::Waiting(waiting) => format!("{}:waiting/{}", c.name, waiting.reason),
             ContainerState::Running(_) => format!("{}:running", c.name),

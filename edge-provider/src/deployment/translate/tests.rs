@@ -15,6 +15,7 @@ use super::*;
 mod asks;
 mod care;
 mod engine;
+mod ephemeral;
 
 /// Big enough to travel as a blob.
 const BIG: usize = hawser_wire::deployment::MAX_INLINE + 1;
@@ -562,15 +563,6 @@ fn paths_stay_below_their_volume() {
     }
     let message = refusal(with(json!({"volumeMounts": [{"name": "nowhere", "mountPath": "/x"}]})));
     assert_eq!(message, "spec.containers[0].volumeMounts[0].name: there is no volume `nowhere`");
-}
-
-#[test]
-fn an_ephemeral_container_fails_nothing_and_is_noted() {
-    let mut spec = with(json!({}));
-    spec["ephemeralContainers"] = json!([{"name": "debug", "image": "x", "livenessProbe": {}}]);
-    let notices = run(spec).unwrap().notices;
-    assert_eq!(notices.len(), 1);
-    assert!(notices[0].message.contains("`debug` is not started"), "{notices:?}");
 }
 
 #[test]

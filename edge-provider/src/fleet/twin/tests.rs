@@ -58,6 +58,7 @@ pub(super) fn workload(n: u8, phase: Phase) -> WorkloadReport {
         pod_ips: vec!["10.0.0.7".to_owned(), "not an address".to_owned()],
         init_containers: Vec::new(),
         containers: Vec::new(),
+        ephemeral_containers: Vec::new(),
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use hawser_wire::deployment::EdgeDeployment;
 use hawser_wire::limits::{MAX_OBJECT, MAX_PLAINTEXT, MAX_REPORT_ITEMS};
 use hawser_wire::report::{DeviceEvent, Gone, NodeFacts, Numbered, Report, ReportItem, WorkloadReport};
-use hawser_wire::{Ack, Down, Open, codec};
+use hawser_wire::{Ack, ContentHash, Down, Open, PodUid, codec};
 use virtual_node::provider::{ConditionReport, NodeReport, PodReport};
 
 use super::{Context, Counted, Effect, Observation, Ticket, Twin};
@@ -103,7 +103,7 @@ impl Twin {
 
     pub(super) fn hear_event(&mut self, seq: u64, event: &DeviceEvent, context: Context, effects: &mut Vec<Effect>) {
         let pod = event.pod.as_ref();
-        let pod = pod.map(|uid| self.desired.get(uid).map(|entry| (&entry.pod, &*entry.init_containers)));
+        let pod = pod.map(|uid| self.desired.get(uid).map(|entry| (&entry.pod, &*entry.others)));
         let Some(pod) = pod.map_or(Some(None), |known| known.map(Some)) else {
             // About a pod that is no more.
             self.inbox.acknowledge(seq);
@@ -142,13 +142,20 @@ impl Twin {
     }
 
     pub(super) fn pod_report(&self, said: &WorkloadReport) -> PodReport {
-        let spec = self.desired.get(&said.uid).and_then(|entry| match &entry.wanted {
+        let wanted = self.wanted(&said.uid);
+        let wanted = wanted.as_ref().map(|(spec, hash)| (spec, *hash));
+        observe::pod_report(said, &self.clock, wanted, &self.addresses)
+    }
+
+    /// What a pod is to be, if it is to run, and its hash.
+    fn wanted(&self, uid: &PodUid) -> Option<(EdgeDeployment, ContentHash)> {
+        match &self.desired.get(uid)?.wanted {
             Wanted::Run(running) => {
-                codec::decode::<EdgeDeployment>(&running.deployment.bytes, MAX_OBJECT as usize).ok()
+                let decoded = codec::decode(&running.deployment.bytes, MAX_OBJECT as usize).ok()?;
+                Some((decoded.value, running.deployment.reference.hash))
             }
             Wanted::Keep | Wanted::Stop { .. } | Wanted::Retain => None,
-        });
-        observe::pod_report(said, &self.clock, spec.as_ref().map(|spec| &spec.value), &self.addresses)
+        }
     }
 
     pub(super) fn node_report(&self) -> Option<Box<NodeReport>> {
