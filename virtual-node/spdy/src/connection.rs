@@ -139,19 +139,20 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
         loop {
+            // Before anything is looked at: what is written after that, on another thread, wakes us.
+            self.shared.lock().driver_waits(cx.waker());
             let sending = self.poll_send(cx);
             if let Poll::Ready(Err(error)) = sending {
                 return Poll::Ready(self.failed(&error));
             }
             {
-                let mut state = self.shared.lock();
+                let state = self.shared.lock();
                 if let Some(ended) = state.ended() {
                     return Poll::Ready(ended.clone());
                 }
                 if state.is_done() {
                     return Poll::Ready(Ended::Closed);
                 }
-                state.driver_waits(cx.waker());
             }
             ready!(self.poll_receive(cx));
         }

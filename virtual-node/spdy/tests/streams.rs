@@ -1,9 +1,13 @@
 //! Two honest ends.
 
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use hawser_spdy::{Ended, Handle, Headers, Limits, ResetStatus, Stream, connect, serve};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio::task::JoinHandle;
 
 struct Pair {
@@ -63,6 +67,53 @@ async fn streams_go_both_ways_at_once_with_headers() {
     up_end.unwrap();
     down_end.unwrap();
     assert!(got_up == up && got_down == down);
+}
+
+/// A transport in whose next flush something else happens, as it may on another thread.
+struct Meanwhile(DuplexStream, Arc<Mutex<Option<Stream>>>);
+
+impl AsyncRead for Meanwhile {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, into)
+    }
+}
+
+impl AsyncWrite for Meanwhile {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(stream) = self.1.lock().unwrap().as_mut() {
+            let written = Pin::new(stream).poll_write(&mut Context::from_waker(Waker::noop()), b"late");
+            assert!(matches!(written, Poll::Ready(Ok(4))));
+        }
+        *self.1.lock().unwrap() = None;
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_written_while_the_driver_looks_elsewhere_is_sent() {
+    let (here, there) = tokio::io::duplex(8192);
+    let (meanwhile, limits) = (Arc::new(Mutex::new(None)), Limits::default());
+    let (client, one) = connect(Meanwhile(here, Arc::clone(&meanwhile)), limits);
+    let (server, other) = serve(there, limits);
+    let _drivers = [tokio::spawn(one.run()), tokio::spawn(other.run())];
+    let (ours, mut theirs) = stream(&client, &server).await;
+    ours.replied().await.unwrap();
+    *meanwhile.lock().unwrap() = Some(ours);
+    // Wakes the driver, so that it flushes.
+    let _another = client.open(&Headers::default()).unwrap();
+    // The stream is dropped after its write, and therefore reset.
+    let mut heard = [0; 4];
+    let soon = tokio::time::timeout(Duration::from_secs(60), theirs.read_exact(&mut heard));
+    soon.await.expect("it is sent").unwrap();
+    assert_eq!(&heard, b"late");
 }
 
 #[tokio::test(start_paused = true)]
