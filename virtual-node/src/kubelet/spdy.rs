@@ -29,7 +29,11 @@ where
     let talk = async {
         // Who does not open what was announced wants nothing.
         if let Ok(Some(streams)) = tokio::time::timeout(CREATION, Streams::collect(&handle, protocol, channels)).await {
-            streams.serve(protocol, start, &activity).await;
+            // Nobody would read more streams, and a connection waits for the readers of what it brings.
+            tokio::select! {
+                () = streams.serve(protocol, start, &activity) => {}
+                () = refuse_all(&handle) => {}
+            }
         }
         handle.close();
     };
@@ -51,6 +55,13 @@ async fn probed(session: impl Future<Output = ()>, handle: &Handle, activity: &A
     tokio::select! {
         () = session => {}
         () = probe => {}
+    }
+}
+
+/// Until the connection ends.
+async fn refuse_all(handle: &Handle) {
+    while let Ok(incoming) = handle.accept().await {
+        incoming.refuse(ResetStatus::REFUSED);
     }
 }
 
@@ -94,6 +105,8 @@ impl Streams {
 
     async fn serve(self, protocol: &str, start: Start, activity: &Activity) {
         let Self { error, stdin, stdout, stderr, resize } = self;
+        // Only written, here and below: what the client says on such a stream is thrown away.
+        let (_, mut error) = error.split();
         let writer = |stream: Option<Stream>| stream.map(|stream| Sink::Stream(stream.split().1));
         let remote = Remote {
             stdin: stdin.map(|stream| Box::pin(stream.split().0) as _),
@@ -115,7 +128,6 @@ impl Streams {
             "v4.channel.k8s.io" => session::status(&ended).to_string(),
             _ => session::sentence(&ended),
         };
-        let (_, mut error) = error.split();
         // If it cannot be told the client has gone.
         if error.write_all(text.as_bytes()).await.is_ok() {
             let _ = error.shutdown().await;
@@ -206,6 +218,7 @@ async fn forward_all(handle: &Handle, pod: &str, dial: &Dial, activity: &Activit
 
 async fn forward_one(data: Half, error: Stream, pod: &str, dial: &Dial, activity: &Activity) {
     let port = data.port;
+    let (_, mut error) = error.split();
     let (from, to) = data.stream.split();
     let failed = match dial(port).await {
         Err(refused) => Some(refused.to_string()),
@@ -214,7 +227,6 @@ async fn forward_one(data: Half, error: Stream, pod: &str, dial: &Dial, activity
             Err(Gone) => return,
         },
     };
-    let (_, mut error) = error.split();
     if let Some(why) = failed {
         let text = format!("error forwarding port {port} to pod {pod}: {why}");
         // If it cannot be told the client has gone.

@@ -180,6 +180,53 @@ async fn held_back(mut say: impl AsyncFnMut(&[u8]) -> Result<()>) -> Result<()> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_said_where_nobody_listens_holds_nothing_up() -> Result<()> {
+    let world = World::new().await?;
+    let noise = vec![b'x'; 4 * Limits::default().stream_buffer];
+    let stream = |kind: &str, more: &[(&'static str, &str)]| {
+        let pairs = more.iter().map(|(name, value)| (*name, (*value).to_owned()));
+        Headers::from_iter(pairs.chain([("streamtype", kind.to_owned())]))
+    };
+
+    let echo = format!("{EXEC}command=echo&input=1&output=1");
+    let (handle, driver) = hawser_spdy::connect(world.spdy(&echo, V4).await?, Limits::default());
+    let driver = tokio::spawn(driver.run());
+    let open = |kind: &str| handle.open(&stream(kind, &[]));
+    let (mut error, mut stdin, mut stdout) = (open("error")?, open("stdin")?, open("stdout")?);
+    soon(stdout.replied()).await??;
+    let mut uninvited = open("stdin")?;
+    soon(error.write_all(&noise)).await??;
+    soon(stdout.write_all(&noise)).await??;
+    // It is refused, which may be heard while writing.
+    let _ = soon(uninvited.write_all(&noise)).await?;
+    soon(stdin.write_all(b"heard")).await??;
+    soon(stdin.shutdown()).await??;
+    let mut heard = String::new();
+    soon(stdout.read_to_string(&mut heard)).await??;
+    assert_eq!(heard, "heard");
+    handle.close();
+    soon(driver).await???;
+
+    let versions = &["portforward.k8s.io"];
+    let (handle, driver) =
+        hawser_spdy::connect(world.spdy("/portForward/default/web", versions).await?, Limits::default());
+    let driver = tokio::spawn(driver.run());
+    let open = |kind: &str| handle.open(&stream(kind, &[("port", "80"), ("requestid", "0")]));
+    let (mut error, mut data) = (open("error")?, open("data")?);
+    soon(data.replied()).await??;
+    soon(error.write_all(&noise)).await??;
+    soon(data.write_all(b"heard")).await??;
+    soon(data.shutdown()).await??;
+    let mut heard = String::new();
+    soon(data.read_to_string(&mut heard)).await??;
+    assert_eq!(heard, "80:heard");
+    handle.close();
+    soon(driver).await???;
+    world.nothing_lives().await?;
+    world.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn input_that_never_ends_waits_for_its_reader_and_ends_with_its_client() -> Result<()> {
     // The end of the client lies behind what nobody reads.
     let world = World::with(|config| config.vanished = Duration::from_secs(6)).await?;
@@ -259,6 +306,8 @@ async fn a_client_that_vanishes_without_a_word_is_noticed() -> Result<()> {
     let followed = elsewhere.asks(&world, "/containerLogs/default/web/main?follow=true")?;
     let live = || world.provider.live.load(std::sync::atomic::Ordering::SeqCst);
     eventually("both to be served", async || (live() == 2).then_some(())).await?;
+    // What is on its way the kernel tries to bring for a quarter of an hour, and asks for no sign of life meanwhile.
+    eventually("all to have arrived", async || (world.on_their_way().ok()? == 0).then_some(())).await?;
     elsewhere.cut()?;
     world.settles(before).await?;
     drop((client, followed));

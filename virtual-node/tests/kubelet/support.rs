@@ -375,12 +375,27 @@ impl World {
 
     /// How many descriptors there are of connections to the kubelet API, at its end.
     pub(crate) fn sockets(&self) -> Result<usize> {
-        // Of the columns: local address, …, inode. One that only the kernel still holds has the inode 0.
+        Ok(self.connections()?.len())
+    }
+
+    /// How many bytes the kernel still has to bring to clients of the kubelet API.
+    pub(crate) fn on_their_way(&self) -> Result<u64> {
+        Ok(self.connections()?.into_iter().sum())
+    }
+
+    /// Of each connection to the kubelet API, at its end, how many bytes the other end has not acknowledged.
+    fn connections(&self) -> Result<Vec<u64>> {
+        // Of the columns: local address, state, queues, …, inode. One that only the kernel still holds has the inode 0.
         let port = format!(":{:04X}", self.address.port());
         let table = std::fs::read_to_string("/proc/self/net/tcp")?;
         let lines = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
         const LISTENING: &str = "0A";
-        Ok(lines.filter(|line| line[1].ends_with(&port) && line[3] != LISTENING && line[9] != "0").count())
+        let ours = lines.filter(|line| line[1].ends_with(&port) && line[3] != LISTENING && line[9] != "0");
+        ours.map(|line| {
+            let (sending, _) = line[4].split_once(':').context("two queues")?;
+            Ok(u64::from_str_radix(sending, 16)?)
+        })
+        .collect()
     }
 
     /// How many tasks there are in all.
