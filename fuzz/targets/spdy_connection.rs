@@ -1,5 +1,6 @@
 //! A whole connection, with an application that gives back what it hears, and a peer that says anything and hangs up: no
-//! panic, and it ends.
+//! panic, and it ends. The application reads all of its streams at any time, as it has to: a connection brings nothing
+//! more while a stream is full.
 //!
 //! The input is frames cut short by length, so that noise gets past the first byte: header blocks are compressed here.
 #![no_main]
@@ -8,6 +9,7 @@ use bytes::BytesMut;
 use hawser_spdy::{Encoder, Headers, Limits, connect, serve};
 use libfuzzer_sys::fuzz_target;
 use tokio::io::AsyncWriteExt;
+use tokio::task::JoinSet;
 
 const LIMITS: Limits =
     Limits { streams: 4, stream_buffer: 256, connection_buffer: 512, headers: 1024, send_buffer: 256 };
@@ -43,19 +45,24 @@ async fn talk(client: bool, said: BytesMut) {
     let (here, wire) = tokio::io::duplex(512);
     let (handle, driver) = if client { connect(here, LIMITS) } else { serve(here, LIMITS) };
     let driver = tokio::spawn(driver.run());
-    let _ours = handle.open(&Headers::default());
+    let ours = handle.open(&Headers::default());
     let (mut read, mut write) = tokio::io::split(wire);
-    let echo = tokio::spawn(async move {
+    let mut heard = JoinSet::new();
+    if let Ok(mut ours) = ours {
+        heard.spawn(async move { drop(tokio::io::copy(&mut ours, &mut tokio::io::sink()).await) });
+    }
+    let application = tokio::spawn(async move {
         while let Ok(incoming) = handle.accept().await {
-            let Ok((_, stream)) = incoming.accept(&Headers::default()) else { return };
+            let Ok((_, stream)) = incoming.accept(&Headers::default()) else { break };
             let (mut read, mut write) = stream.split();
-            let _ = tokio::io::copy(&mut read, &mut write).await;
+            heard.spawn(async move { drop(tokio::io::copy(&mut read, &mut write).await) });
         }
+        heard.join_all().await;
     });
     let listen = tokio::spawn(async move { tokio::io::copy(&mut read, &mut tokio::io::sink()).await });
     let _ = write.write_all(&said).await;
     let _ = write.shutdown().await;
     let _ = driver.await.expect("no panic");
-    echo.await.expect("no panic");
+    application.await.expect("no panic");
     listen.await.expect("no panic").expect("a pipe in memory");
 }
