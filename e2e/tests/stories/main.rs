@@ -5,6 +5,7 @@
 
 mod containers;
 mod containers_images;
+mod debug;
 mod describe;
 mod faults;
 mod joining;

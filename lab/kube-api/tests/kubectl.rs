@@ -218,6 +218,43 @@ async fn mistakes_are_answered_in_one_line() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_container_is_added_to_a_pod_and_stays() -> Result<()> {
+    let Some(lab) = Lab::start().await? else { return Ok(()) };
+    let pod = "{apiVersion: v1, kind: Pod, metadata: {name: web}, spec: {containers: [{name: c, image: 'i:1'}]}}";
+    lab.feed("create -f -", pod).await?;
+    let added = "-o jsonpath={.metadata.generation},{.spec.ephemeralContainers[*].name}";
+    lab.ok("debug web --image=busybox:1 --target=c -c one -- sh").await?;
+    lab.ok("debug web --image=busybox:1 -c two -- sh").await?;
+    let (generation, names) = lab
+        .ok(&format!("get pod web {added}"))
+        .await?
+        .split_once(',')
+        .map(|(one, other)| (one.to_owned(), other.to_owned()))
+        .context("both")?;
+    let mut names: Vec<&str> = names.split(' ').collect();
+    names.sort_unstable();
+    assert_eq!((generation.as_str(), names), ("3", vec!["one", "two"]));
+    let container =
+        "-o jsonpath={.spec.ephemeralContainers[?(@.name=='one')]['targetContainerName','imagePullPolicy']}";
+    assert_eq!(lab.ok(&format!("get pod web {container}")).await?, "c IfNotPresent");
+    assert!(lab.ok("get pod web --subresource=ephemeralcontainers").await?.contains("web"));
+    lab.fails("debug web --image=busybox:1 --target=nobody -- sh", "", "targetContainerName: Not found: \"nobody\"")
+        .await?;
+    let patch = "patch pod web --subresource=ephemeralcontainers --type=json -p=";
+    let remove = r#"[{"op":"remove","path":"/spec/ephemeralContainers/0"}]"#;
+    lab.fails(&format!("{patch}{remove}"), "", "may not be removed").await?;
+    let change = r#"[{"op":"replace","path":"/spec/ephemeralContainers/0/image","value":"other"}]"#;
+    lab.fails(&format!("{patch}{change}"), "", "may not be changed").await?;
+    lab.fails(&format!("patch pod web --type=json -p={remove}"), "", "pod updates may not change").await?;
+    let born_with = pod
+        .replace("name: web", "name: other")
+        .replace("spec: {", "spec: {ephemeralContainers: [{name: e, image: i}], ");
+    lab.fails("create -f -", &born_with, "cannot be set on create").await?;
+    lab.api.stop().await;
+    Ok(())
+}
+
+#[tokio::test]
 async fn custom_resources_show_their_columns() -> Result<()> {
     let Some(lab) = Lab::start().await? else { return Ok(()) };
     let definition = "

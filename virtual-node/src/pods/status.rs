@@ -93,9 +93,19 @@ pub(crate) fn waiting(
         .collect();
     let main: Vec<_> =
         spec.containers.iter().map(|container| wait(&container.name, container.image.as_ref(), otherwise)).collect();
+    let added: Vec<_> = spec
+        .ephemeral_containers
+        .iter()
+        .flatten()
+        .map(|container| ContainerStatus {
+            started: None,
+            ..wait(&container.name, container.image.as_ref(), otherwise)
+        })
+        .collect();
     let mut status = old.clone();
     status.phase = Some("Pending".to_owned());
     status.start_time = old.start_time.clone().or(Some(Time(now)));
+    status.ephemeral_container_statuses = (!added.is_empty()).then_some(added);
     status.init_container_statuses = (!init.is_empty()).then_some(init);
     status.container_statuses = (!main.is_empty()).then_some(main);
     Some(finish(&spec, &old, status, false, observed, now))
@@ -400,6 +410,17 @@ mod tests {
             let report = PodReport { phase, pod_ips: vec![], ..running(1) };
             assert_eq!(reported(&pod, &report, None, at(9)).pod_ip.is_some(), kept, "{phase:?}");
         }
+    }
+
+    #[test]
+    fn a_waiting_pod_shows_what_was_added_to_it() {
+        let mut pod = pod(json!({"phase": "Pending"}));
+        let added = json!([{"name": "look", "image": "busybox"}]);
+        pod.spec.as_mut().unwrap().ephemeral_containers = serde_json::from_value(added).unwrap();
+        let status = waiting(&pod, &[], None, at(9)).unwrap();
+        let look = status.ephemeral_container_statuses.unwrap().remove(0);
+        assert_eq!((look.name.as_str(), look.image.as_str(), look.started), ("look", "busybox", None));
+        assert_eq!(look.state.unwrap().waiting.unwrap().reason.as_deref(), Some("ContainerCreating"));
     }
 
     #[test]

@@ -233,6 +233,7 @@ pub(crate) fn replace(
         "" => validation::on_update(old, &new, resource),
         _ if resource.custom => validation::on_update(old, &new, resource),
         "status" => validation::on_status(&new, resource),
+        "ephemeralcontainers" => validation::on_added(old, &new, resource),
         _ => Vec::new(),
     };
     if !errors.is_empty() {

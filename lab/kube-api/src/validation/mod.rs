@@ -1,6 +1,7 @@
 //! What is refused, in the words of the real server. All pure.
 
 pub(crate) mod addresses;
+mod ephemeral;
 pub(crate) mod names;
 pub(crate) mod pods;
 pub(crate) mod workloads;
@@ -16,6 +17,16 @@ use crate::schema::structural;
 pub(crate) fn on_create(object: &Value, resource: &Resource) -> Vec<FieldError> {
     let mut errors = metadata(object, resource);
     errors.extend(content(object, resource));
+    if resource.is_pod() {
+        errors.extend(ephemeral::none_at_first(object));
+    }
+    errors
+}
+
+/// What is wrong with containers that are added to a pod.
+pub(crate) fn on_added(old: &Value, new: &Value, resource: &Resource) -> Vec<FieldError> {
+    let mut errors = content(new, resource);
+    errors.extend(ephemeral::only_more(old, new));
     errors
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::names;
+use super::{ephemeral, names};
 use crate::object::{integer, list, text};
 use crate::refusal::FieldError;
 
@@ -32,6 +32,7 @@ pub(crate) fn spec(spec: &Value, path: &str) -> Vec<FieldError> {
             container(item, &format!("{path}.{key}[{index}]"), &volumes, &mut seen, &mut errors);
         }
     }
+    ephemeral::containers(spec, path, &volumes, &mut seen, &mut errors);
     let policy = text(spec, &["restartPolicy"]);
     if !["Always", "OnFailure", "Never"].contains(&policy) {
         let field = format!("{path}.restartPolicy");
@@ -73,7 +74,7 @@ fn tolerations(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
     }
 }
 
-fn container<'a>(
+pub(super) fn container<'a>(
     item: &'a Value,
     path: &str,
     volumes: &BTreeSet<&str>,

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::pods;
+use super::{ephemeral, pods};
 use crate::object::{at, integer, text};
 use crate::refusal::FieldError;
 
@@ -41,6 +41,7 @@ pub(crate) fn selecting(object: &Value) -> Vec<FieldError> {
         errors.push(FieldError::unsupported(field, &json!(policy), &["Always"]));
     }
     errors.extend(pods::spec(&object["spec"]["template"]["spec"], "spec.template.spec"));
+    errors.extend(ephemeral::none_in_template(object));
     errors
 }
 
@@ -59,6 +60,7 @@ pub(crate) fn job(object: &Value) -> Vec<FieldError> {
         });
     }
     errors.extend(pods::spec(&object["spec"]["template"]["spec"], "spec.template.spec"));
+    errors.extend(ephemeral::none_in_template(object));
     errors
 }
 
