@@ -24,6 +24,11 @@ use judge::{Disk, Judge, Measured, memory_threshold};
 /// How often the device is measured.
 const EVERY: Duration = Duration::from_secs(10);
 
+/// The device's memory, in bytes.
+pub(crate) fn memory_total() -> Option<u64> {
+    parse::meminfo(&read("/proc/meminfo"), "MemTotal")
+}
+
 /// What the agent knows of itself and adds to the facts.
 #[derive(Debug, Clone)]
 pub(crate) struct Own {

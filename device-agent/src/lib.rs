@@ -5,6 +5,7 @@
 //! them together; [`commands`] are what people type.
 
 pub mod agent;
+pub(crate) mod cgroup;
 pub mod clock;
 pub mod commands;
 pub mod desired;

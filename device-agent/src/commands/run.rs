@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
-use hawser_cri::ErrorKind;
+use hawser_cri::{CgroupDriver, ErrorKind};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Exit, Failure, Place};
@@ -59,6 +59,35 @@ struct EngineArgs {
     /// Kernel parameters of their own namespaces that pods may set besides the safe ones, as kernel.msg*,net.core.somaxconn
     #[arg(long, env = "HAWSER_ALLOWED_UNSAFE_SYSCTLS", value_name = "NAME", value_delimiter = ',')]
     allowed_unsafe_sysctls: Vec<String>,
+    /// The cgroup below which pods are, in one with the device's name: a path of names, and not the one of a kubelet
+    #[arg(long, env = "HAWSER_CGROUP_ROOT", value_name = "PATH", default_value = "hawser", value_parser = cgroup_root)]
+    cgroup_root: String,
+    /// Who makes cgroups for the engine [default: what the engine says of itself]
+    #[arg(long, value_enum, env = "HAWSER_CGROUP_DRIVER", value_name = "DRIVER")]
+    cgroup_driver: Option<Driver>,
+    /// How many processes and threads a pod may have; 0: as many as the device has [default: a quarter of what the device
+    /// can have, at most 4096]
+    #[arg(long, env = "HAWSER_POD_MAX_PIDS", value_name = "N")]
+    pod_max_pids: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Driver {
+    /// The engine itself (SystemdCgroup = false).
+    Cgroupfs,
+    /// systemd (SystemdCgroup = true).
+    Systemd,
+}
+
+/// A path of names that lead nowhere else.
+fn cgroup_root(given: &str) -> Result<String, String> {
+    let safe = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '@' | ':');
+    let is_name = |part: &str| !part.is_empty() && !part.starts_with('.') && part.chars().all(safe);
+    let path = given.trim_matches('/');
+    if path.split('/').all(is_name) {
+        return Ok(path.to_owned());
+    }
+    Err("expected names with slashes between them, as hawser or edge/hawser".to_owned())
 }
 
 impl EngineArgs {
@@ -67,6 +96,12 @@ impl EngineArgs {
             cluster: ClusterNames { servers: self.cluster_dns.clone(), domain: self.cluster_domain.clone() },
             resolver: self.resolv_conf.clone(),
             sysctls: self.allowed_unsafe_sysctls.clone(),
+            cgroup_root: self.cgroup_root.clone(),
+            cgroup_driver: self.cgroup_driver.map(|driver| match driver {
+                Driver::Cgroupfs => CgroupDriver::Cgroupfs,
+                Driver::Systemd => CgroupDriver::Systemd,
+            }),
+            pod_max_processes: self.pod_max_pids.map_or(config.pod_max_processes, |most| (most > 0).then_some(most)),
             ..config
         }
     }
@@ -240,6 +275,16 @@ impl From<StartError> for Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_root_of_cgroups_leads_nowhere_else() {
+        for (given, expected) in [("hawser", Some("hawser")), ("/edge/my-boat.1/", Some("edge/my-boat.1"))] {
+            assert_eq!(cgroup_root(given).ok().as_deref(), expected, "{given}");
+        }
+        for given in ["", "/", "a//b", "..", "a/../b", "a b", "a\n"] {
+            assert!(cgroup_root(given).is_err(), "{given:?}");
+        }
+    }
 
     #[test]
     fn a_device_uses_the_engine_it_has_and_keeps_to_what_its_pods_run_on() {

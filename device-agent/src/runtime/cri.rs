@@ -8,12 +8,13 @@
 //! - The engine holds the containers. The agent may be killed, and the engine restarted: the same containers are found
 //!   by their labels, and ends that nobody saw are told with the engine's exit codes and times.
 //! - A sandbox whose first process has ended is replaced when the next container is to start.
+//! - A pod has a cgroup of its own (`cgroups`), whose limits hold for all that is in it: threads without end end there.
 //! - Secret files and `emptyDir`s in memory are in the agent's directory on a tmpfs; one with a size limit is a tmpfs of its
 //!   own. What is on the disk is measured.
 //! - A part of a volume that a workload can write is opened by the agent and mounted by its descriptor, because an engine
 //!   would follow links. So the engine has to see what the agent mounts.
 //!
-//! `abilities`, `admission`, `describe`, `names`, `security` and the decisions of `image` and `exit` are pure; the rest talks to
+//! `abilities`, `admission`, `describe`, `names`, `qos`, `security` and the decisions of `image` and `exit` are pure; the rest talks to
 //! engine and disk.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,6 +31,7 @@ use hawser_wire::deployment::{Container, EdgeDeployment};
 use tokio::sync::Semaphore;
 
 use self::abilities::Abilities;
+use self::cgroups::PodCgroups;
 use self::describe::Frame;
 pub use self::names::ClusterNames;
 use super::volumes::beneath::is_name;
@@ -40,10 +42,13 @@ use super::{
     ImageWanted, PodReady, PodSetup, PrepareError, Refusal, Runtime, RuntimeError, RuntimeFacts, Signal, StartError,
     Started,
 };
+use crate::cgroup::most_processes;
+use crate::facts::memory_total;
 use crate::shim::identity::boot_id;
 
 mod abilities;
 mod admission;
+mod cgroups;
 mod describe;
 mod exec;
 mod exit;
@@ -55,6 +60,7 @@ mod labels;
 mod names;
 mod network;
 mod place;
+mod qos;
 mod rotate;
 #[cfg(test)]
 mod samples;
@@ -91,6 +97,12 @@ pub struct CriConfig {
     pub resolver: PathBuf,
     /// Kernel parameters that pods may set besides the safe ones; `*` at the end allows all that begin like it.
     pub sysctls: Vec<String>,
+    /// The cgroup below which pods are, in one with the device's name: names with slashes between them.
+    pub cgroup_root: String,
+    /// Who makes cgroups for the engine, if that is not to be found out.
+    pub cgroup_driver: Option<CgroupDriver>,
+    /// How many processes and threads a pod may have; `None`: as many as the device has.
+    pub pod_max_processes: Option<u64>,
 }
 
 impl CriConfig {
@@ -108,6 +120,9 @@ impl CriConfig {
             cluster: ClusterNames::default(),
             resolver: PathBuf::from("/etc/resolv.conf"),
             sysctls: Vec::new(),
+            cgroup_root: "hawser".to_owned(),
+            cgroup_driver: None,
+            pod_max_processes: Some(most_processes()),
         }
     }
 }
@@ -125,7 +140,9 @@ struct Inner {
     scheme: &'static str,
     /// `<name>://<version>`.
     version: String,
-    cgroup_parent: &'static str,
+    cgroups: PodCgroups,
+    /// The device's memory, in bytes; 0: nobody knows.
+    memory: u64,
     able: Abilities,
     /// The addresses of pods that have their own, as their sandboxes were made or found.
     addresses: Mutex<BTreeMap<PodUid, Vec<String>>>,
@@ -154,9 +171,9 @@ impl Cri {
             "cri-o" => "cri-o",
             _ => "cri",
         };
-        let cgroup_parent = match cgroup_driver(&client).await? {
-            CgroupDriver::Systemd => "hawser.slice",
-            CgroupDriver::Cgroupfs => "/hawser",
+        let driver = match config.cgroup_driver {
+            Some(driver) => driver,
+            None => cgroup_driver(&client).await?,
         };
         let able = Abilities::of(
             &client.status(false).await?,
@@ -173,6 +190,7 @@ impl Cri {
                  the agent without PrivateMounts, PrivateTmp or ProtectSystem"
             );
         }
+        let cgroups = PodCgroups::set_up(driver, &config.cgroup_root, &config.device, config.pod_max_processes);
         let places = Places { root: config.root.clone(), secrets: config.secrets.clone(), mounts };
         Ok(Self(Arc::new(Inner {
             client,
@@ -181,7 +199,8 @@ impl Cri {
             boot: boot_id(),
             scheme,
             version,
-            cgroup_parent,
+            cgroups,
+            memory: memory_total().unwrap_or(0),
             able,
             addresses: Mutex::default(),
             begun: AtomicBool::new(false),
@@ -212,7 +231,7 @@ impl Cri {
     }
 
     fn frame(&self) -> Frame<'_> {
-        Frame { device: &self.0.config.device, cgroup_parent: self.0.cgroup_parent, profiles: &self.0.config.profiles }
+        Frame { device: &self.0.config.device, memory: self.0.memory, profiles: &self.0.config.profiles }
     }
 
     fn device(&self) -> &str {
@@ -371,8 +390,12 @@ impl Runtime for Cri {
             self.0.client.remove_container(&container.id).await.map_err(failed)?;
         }
         self.addresses().remove(&uid);
-        let places = self.0.places.clone();
-        self.blocking(move || places.remove(&uid)).await
+        let runtime = self.clone();
+        self.blocking(move || {
+            runtime.0.cgroups.remove(&uid).naming(|| format!("remove the cgroup of {uid}"))?;
+            runtime.0.places.remove(&uid)
+        })
+        .await
     }
 
     async fn disk_use(&self, pod: Arc<EdgeDeployment>) -> Result<DiskUse, RuntimeError> {

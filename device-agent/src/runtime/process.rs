@@ -45,6 +45,7 @@ use super::{
     ContainerId, ContainerStart, DiskUse, ExecError, Executed, Exit, Found, PodReady, PodSetup, PrepareError, Refusal,
     Runtime, RuntimeError, Signal, StartError, Started,
 };
+use crate::cgroup::most_processes;
 use crate::shim::files::{self, CONTROL, CgroupSpec, Interactive, KILL, LOCK, Launch, Reply, Spec, TERM, Termination};
 use crate::shim::identity::boot_id;
 
@@ -400,14 +401,6 @@ impl Inner {
         };
         sent.naming(|| format!("send {signal:?} to {id}"))
     }
-}
-
-/// How many processes and threads a container may have: far more than honest ones need, and so few that the device still
-/// has some when a container starts them without end.
-fn most_processes() -> u64 {
-    const MOST: u64 = 4096;
-    let all = std::fs::read_to_string("/proc/sys/kernel/threads-max").ok().and_then(|text| text.trim().parse().ok());
-    all.map_or(MOST, |all: u64| (all / 4).clamp(64, MOST))
 }
 
 /// The one line that a shim says.

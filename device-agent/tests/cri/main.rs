@@ -8,6 +8,7 @@ mod adoption;
 mod asks;
 mod attach;
 mod care;
+mod cgroups;
 mod engine;
 mod ephemeral;
 mod exec;

@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::cgroups::Cgroups;
 use crate::engine::{Engine, IMAGE};
 
 /// Far more than anything here takes; only a failing test waits as long.
@@ -109,6 +110,8 @@ pub(crate) struct Device {
     gone: Vec<PodUid>,
     pub(crate) events: Vec<DeviceEvent>,
     _secrets: tempfile::TempDir,
+    // After the engine, which ends what runs in them.
+    _cgroups: Cgroups,
 }
 
 struct Agent {
@@ -127,6 +130,10 @@ impl Device {
         let secrets = tempfile::tempdir_in("/dev/shm").unwrap();
         let pods = engine.dir.path().join("pods");
         let mut config = CriConfig::new(engine.socket(), "boat", pods, secrets.path().to_owned());
+        // Other tests run pods of the same names at the same time.
+        let own = engine.dir.path().file_name().unwrap().to_str().unwrap();
+        config.cgroup_root = format!("hawser-test-{}", own.trim_start_matches('.'));
+        let cgroups = Cgroups(config.cgroup_root.clone());
         // Without one each pod would be told of it.
         config.cluster.servers = vec!["192.0.2.10".parse().unwrap()];
         Some(Self {
@@ -141,6 +148,7 @@ impl Device {
             gone: Vec::new(),
             events: Vec::new(),
             _secrets: secrets,
+            _cgroups: cgroups,
         })
     }
 

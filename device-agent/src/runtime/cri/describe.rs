@@ -9,35 +9,34 @@ use hawser_cri::{
 };
 use hawser_wire::deployment::{Container, EdgeDeployment, HostPort, Protocol, Resources};
 
+use super::qos::oom_adjustment;
 use super::{labels, place, security};
+use crate::cgroup::shares;
 use crate::runtime::ContainerStart;
 
 /// The period of processor quotas, in microseconds.
 const CPU_PERIOD: u64 = 100_000;
-/// The kernel takes no smaller quota and no smaller weight.
+/// The kernel takes no smaller quota.
 const MIN_QUOTA: u64 = 1_000;
-const MIN_SHARES: u64 = 2;
-/// How a container without a memory limit stands when memory is short: after everything that has one.
-const OOM_BEST_EFFORT: i64 = 1_000;
-const OOM_BURSTABLE: i64 = 900;
 
 /// What the device adds to every pod.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Frame<'f> {
     /// The device's name.
     pub(super) device: &'f str,
-    /// The cgroup below which all pods are.
-    pub(super) cgroup_parent: &'f str,
+    /// Its memory, in bytes.
+    pub(super) memory: u64,
     /// Where the device has profiles of system calls.
     pub(super) profiles: &'f Path,
 }
 
-/// How a sandbox is called and finds others, and which kernel parameters it sets.
+/// How a sandbox is called and finds others, where its cgroup is, and which kernel parameters it sets.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Manners {
     pub(super) hostname: String,
     pub(super) dns: DnsConfig,
     pub(super) sysctls: HashMap<String, String>,
+    pub(super) cgroup_parent: String,
 }
 
 pub(super) fn sandbox(
@@ -47,7 +46,7 @@ pub(super) fn sandbox(
     attempt: u32,
     logs: &Path,
 ) -> PodSandboxConfig {
-    let Manners { hostname, dns, sysctls } = manners;
+    let Manners { hostname, dns, sysctls, cgroup_parent } = manners;
     PodSandboxConfig {
         metadata: Some(PodSandboxMetadata {
             name: pod.name.clone(),
@@ -61,7 +60,7 @@ pub(super) fn sandbox(
         port_mappings: ports(pod),
         labels: labels::sandbox(frame.device, pod),
         linux: Some(LinuxPodSandboxConfig {
-            cgroup_parent: frame.cgroup_parent.to_owned(),
+            cgroup_parent,
             security_context: Some(security::of_sandbox(pod)),
             sysctls,
         }),
@@ -94,7 +93,7 @@ pub(super) fn container(
         stdin_once: talks.once,
         tty: talks.tty,
         linux: Some(LinuxContainerConfig {
-            resources: Some(resources(&container.resources)),
+            resources: Some(resources(&container.resources, oom_adjustment(pod, container, frame.memory))),
             security_context: Some(security::of_container(pod, container, image, frame.profiles, target)),
         }),
     }
@@ -122,16 +121,15 @@ fn ports(pod: &EdgeDeployment) -> Vec<PortMapping> {
 }
 
 /// Limits and weights as a kubelet reckons them.
-fn resources(resources: &Resources) -> LinuxContainerResources {
-    let shares = resources.cpu_request_millis.or(resources.cpu_limit_millis).unwrap_or(0);
+fn resources(resources: &Resources, oom_score_adj: i64) -> LinuxContainerResources {
+    let requested = resources.cpu_request_millis.or(resources.cpu_limit_millis).unwrap_or(0);
     let quota = resources.cpu_limit_millis.filter(|millis| *millis > 0);
-    let limited = resources.memory_limit_bytes.is_some() || resources.memory_request_bytes.is_some();
     LinuxContainerResources {
         cpu_period: quota.map_or(0, |_| signed(CPU_PERIOD)),
         cpu_quota: quota.map_or(0, |millis| signed((millis.saturating_mul(CPU_PERIOD) / 1_000).max(MIN_QUOTA))),
-        cpu_shares: signed((shares.saturating_mul(1_024) / 1_000).max(MIN_SHARES)),
+        cpu_shares: signed(shares(requested)),
         memory_limit_in_bytes: signed(resources.memory_limit_bytes.unwrap_or(0)),
-        oom_score_adj: if limited { OOM_BURSTABLE } else { OOM_BEST_EFFORT },
+        oom_score_adj,
     }
 }
 
@@ -147,7 +145,7 @@ mod tests {
     fn limits_are_reckoned_as_by_a_kubelet() {
         let asked = |request: Option<u64>, limit: Option<u64>| {
             let of = Resources { cpu_request_millis: request, cpu_limit_millis: limit, ..Resources::default() };
-            let got = resources(&of);
+            let got = resources(&of, 0);
             (got.cpu_shares, got.cpu_quota, got.cpu_period)
         };
         assert_eq!(asked(None, None), (2, 0, 0));

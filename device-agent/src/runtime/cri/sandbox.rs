@@ -50,13 +50,17 @@ impl Cri {
         let config = &self.0.config;
         let hostname = names::hostname(pod, &config.cluster).map_err(io::Error::other);
         let hostname = hostname.naming(|| "name the pod".to_owned())?;
-        let path = config.resolver.clone();
-        let of_the_device = self.blocking(move || read_resolver(&path)).await;
+        let (runtime, of) = (self.clone(), pod.clone());
+        let looked = self.blocking(move || {
+            runtime.0.cgroups.make(&of).naming(|| "make the pod's cgroup".to_owned())?;
+            Ok::<_, RuntimeError>(read_resolver(&runtime.0.config.resolver))
+        });
+        let of_the_device = looked.await?;
         let (dns, told) = names::resolver(pod, &config.cluster, &of_the_device);
         // What a pod may not set refuses its containers; until then its sandbox is without.
         let allowed = check_sysctls(pod, &self.0.able).is_ok();
         let sysctls = if allowed { security::sysctls(pod) } else { HashMap::new() };
-        let manners = Manners { hostname, dns, sysctls };
+        let manners = Manners { hostname, dns, sysctls, cgroup_parent: self.0.cgroups.parent(pod) };
         let logs = place::logs(&self.0.places, &pod.uid);
         let told = told.into_iter().map(|(reason, message)| Told { reason: reason.to_owned(), message });
         Ok((describe::sandbox(self.frame(), pod, manners, attempt, &logs), told.collect()))
@@ -86,15 +90,21 @@ impl Cri {
         Ok(())
     }
 
-    /// Sandboxes that an agent made which died before it put anything into them.
+    /// Sandboxes that an agent made which died before it put anything into them, and cgroups without a pod.
     pub(super) async fn sweep(&self, containers: &[EngineContainer]) -> Result<(), CallError> {
         let used: BTreeSet<&str> = containers.iter().map(|container| container.pod_sandbox_id.as_str()).collect();
+        let mut kept: BTreeSet<PodUid> =
+            containers.iter().filter_map(labels::id).map(|container| container.pod).collect();
         for sandbox in self.0.client.list_pod_sandboxes(labels::ours(self.device())).await? {
-            if !used.contains(sandbox.id.as_str()) {
+            if used.contains(sandbox.id.as_str()) {
+                kept.extend(labels::pod(&sandbox));
+            } else {
                 self.0.client.stop_pod_sandbox(&sandbox.id).await?;
                 self.0.client.remove_pod_sandbox(&sandbox.id).await?;
             }
         }
+        let runtime = self.clone();
+        self.blocking(move || runtime.0.cgroups.sweep(&kept)).await;
         Ok(())
     }
 }
