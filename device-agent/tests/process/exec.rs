@@ -290,6 +290,8 @@ async fn abandon_commands() {
     };
     let of_shim = |device: &Device| std::fs::read_dir(format!("/proc/{}/fd", device.shims()[0])).unwrap().count();
     let _ = outcome(script(&device, "true", ALL).await).await;
+    // The command has ended, and its shim may not have taken notice yet.
+    device.until("the shim to be alone with its program", |device| children(device) == 2).await;
     let before = (descriptors(), children(&device), of_shim(&device));
     for round in 0..ABANDONED {
         let channels = if round % 3 == 0 { TERMINAL } else { ALL };
