@@ -11,6 +11,7 @@ mod references;
 mod resolve;
 mod services;
 mod shelf;
+mod storage;
 mod subject;
 mod translate;
 
@@ -90,7 +91,8 @@ const ROTATION_RETRY: Duration = Duration::from_secs(10);
 
 /// When to look again: soon if an object can have changed, else when a token wants rotation.
 fn again(refresh: Duration, pod: &Subject<'_>, wanted: &Wanted, rotate: Option<Duration>) -> Option<Duration> {
-    let objects = !wanted.config_maps.is_empty() || !wanted.secrets.is_empty();
+    let objects = !(wanted.config_maps.is_empty() && wanted.secrets.is_empty() && wanted.claims.is_empty())
+        || wanted.runtime_class.is_some();
     // Three quarters to five quarters, by UID: pods that were created together do not ask together for ever.
     let place = u32::from(ContentHash::of(pod.uid.as_str().as_bytes()).0[0]);
     let spread = refresh * (384 + place) / 512;

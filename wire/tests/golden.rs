@@ -389,8 +389,13 @@ fn deployments(book: &mut Book) {
         HostPathKind::CharDevice,
         HostPathKind::BlockDevice,
     ] {
-        let path = HostPath { path: "/dev/i2c-1".into(), kind, of_group: false };
+        let path = HostPath { path: "/dev/i2c-1".into(), kind, of_group: false, only_if_differs: false };
         book.add(&format!("VolumeSource::HostPath/{kind:?}"), VolumeSource::HostPath(path));
+    }
+    for only_if_differs in [false, true] {
+        let path =
+            HostPath { path: "/mnt/data".into(), kind: HostPathKind::Directory, of_group: true, only_if_differs };
+        book.add(&format!("VolumeSource::HostPath/OfGroup/{only_if_differs}"), VolumeSource::HostPath(path));
     }
 }
 

@@ -5,6 +5,7 @@ mod files;
 mod group;
 mod host_path;
 pub(super) mod mounts;
+mod ownership;
 mod part;
 pub(super) mod place;
 pub(super) mod removal;

@@ -18,7 +18,10 @@ fn empty(name: &str, memory: bool, size_limit: Option<u64>) -> Volume {
 
 fn host(name: &str, path: &std::path::Path, kind: HostPathKind) -> Volume {
     let path = path.display().to_string();
-    Volume { name: name.into(), source: VolumeSource::HostPath(HostPath { path, kind, of_group: false }) }
+    Volume {
+        name: name.into(),
+        source: VolumeSource::HostPath(HostPath { path, kind, of_group: false, only_if_differs: false }),
+    }
 }
 
 fn part(volume: &str, path: &str, part: &str) -> Mount {

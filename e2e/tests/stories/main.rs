@@ -5,6 +5,7 @@
 
 mod containers;
 mod containers_images;
+mod containers_storage;
 mod debug;
 mod describe;
 mod faults;

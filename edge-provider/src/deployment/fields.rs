@@ -84,7 +84,7 @@ pub(crate) const POD_SPEC: &[(&str, Verdict)] = &[
     ("resourceClaims", Refused("a device does not take part in dynamic resource allocation")),
     ("resources", Refused("a device does not limit pods as a whole yet; set resources on the containers")),
     ("restartPolicy", Mapped),
-    ("runtimeClassName", Refused("a device has one runtime")),
+    ("runtimeClassName", Mapped),
     ("schedulerName", SCHEDULER),
     ("schedulingGates", SCHEDULER),
     ("schedulingGroup", SCHEDULER),
@@ -229,7 +229,8 @@ pub(crate) const CAPABILITIES: &[(&str, Verdict)] = &[("add", Mapped), ("drop", 
 pub(crate) const POD_SECURITY: &[(&str, Verdict)] = &[
     ("appArmorProfile", Table(PROFILE)),
     ("fsGroup", Mapped),
-    ("fsGroupChangePolicy", Unconcerned("the files of a device's volumes always get their group when written")),
+    // Only local volumes have files that are older than the pod.
+    ("fsGroupChangePolicy", Mapped),
     ("runAsGroup", Mapped),
     ("runAsNonRoot", Mapped),
     ("runAsUser", Mapped),
@@ -283,7 +284,8 @@ pub(crate) const VOLUME: &[(&str, Verdict)] = &[
     ("iscsi", STORAGE),
     ("name", Mapped),
     ("nfs", STORAGE),
-    ("persistentVolumeClaim", STORAGE),
+    // What meets the claim decides.
+    ("persistentVolumeClaim", Table(CLAIM)),
     ("photonPersistentDisk", STORAGE),
     ("portworxVolume", STORAGE),
     ("projected", Table(PROJECTED)),
@@ -311,6 +313,8 @@ pub(crate) const DOWNWARD_FILE: &[(&str, Verdict)] = &[
 ];
 
 pub(crate) const KEY_TO_PATH: &[(&str, Verdict)] = &[("key", Mapped), ("mode", Mapped), ("path", Mapped)];
+
+pub(crate) const CLAIM: &[(&str, Verdict)] = &[("claimName", Mapped), ("readOnly", Mapped)];
 
 pub(crate) const HOST_PATH: &[(&str, Verdict)] = &[("path", Mapped), ("type", Mapped)];
 
@@ -497,6 +501,7 @@ mod tests {
         covers::<v1::PodDNSConfig>(DNS_CONFIG);
         covers::<v1::PodDNSConfigOption>(DNS_OPTION);
         covers::<v1::HostPathVolumeSource>(HOST_PATH);
+        covers::<v1::PersistentVolumeClaimVolumeSource>(CLAIM);
     }
 
     /// Each field that may refuse, with a value that does.
@@ -511,7 +516,6 @@ mod tests {
             pod("os", json!({"name": "windows"})),
             pod("resourceClaims", json!([{}])),
             pod("resources", json!({})),
-            pod("runtimeClassName", json!("kata")),
             (
                 json!({"containers": [{"lifecycle": {"stopSignal": "SIGUSR1"}}]}),
                 "spec.containers[0].lifecycle.stopSignal".to_owned(),

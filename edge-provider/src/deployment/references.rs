@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Container, PodSpec, Secret, Volume};
 
 use super::Object;
 use super::services::Service;
+use super::storage::Storage;
 use super::translate::pull_secrets;
 
 /// How long a token is asked to live when the pod does not say.
@@ -19,6 +20,9 @@ pub(crate) struct Wanted {
     pub(crate) config_maps: BTreeSet<String>,
     pub(crate) secrets: BTreeSet<String>,
     pub(crate) tokens: BTreeSet<TokenWanted>,
+    pub(crate) claims: BTreeSet<String>,
+    /// No name of the pod's namespace: classes belong to the cluster.
+    pub(crate) runtime_class: Option<String>,
 }
 
 /// A token of the pod's service account, bound to the pod.
@@ -72,15 +76,26 @@ impl From<Secret> for Contents {
     }
 }
 
-/// What became of looking for a ConfigMap or a Secret.
+/// What became of looking for an object: a ConfigMap or a Secret, unless said otherwise.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Found {
+pub(crate) enum Found<T = Arc<Contents>> {
     /// It is there.
-    Here(Arc<Contents>),
+    Here(T),
     /// The API server says that it is not there.
     Missing,
     /// The API server does not let us read it, in its own words.
     Denied(String),
+}
+
+impl<T> Found<T> {
+    /// The same about what is there as another type; as if it were missing if it is not of that.
+    pub(crate) fn narrow<U>(self, form: impl FnOnce(T) -> Option<U>) -> Found<U> {
+        match self {
+            Self::Here(there) => form(there).map_or(Found::Missing, Found::Here),
+            Self::Missing => Found::Missing,
+            Self::Denied(words) => Found::Denied(words),
+        }
+    }
 }
 
 /// What was found of everything that a pod refers to.
@@ -90,6 +105,9 @@ pub(crate) struct Fetched {
     pub(crate) secrets: BTreeMap<String, Found>,
     /// The token, or the API server's words why there is none.
     pub(crate) tokens: BTreeMap<TokenWanted, Result<Object, String>>,
+    pub(crate) claims: BTreeMap<String, Storage>,
+    /// The engine's way to run it that its class stands for; `None`: it has no class.
+    pub(crate) handler: Option<Found<String>>,
     /// The services that its containers hear of, or why the bridge does not know them.
     pub(crate) services: Result<Vec<Service>, String>,
     /// After what time the first token wants rotation.
@@ -109,6 +127,7 @@ pub(crate) fn wanted(spec: &PodSpec) -> Wanted {
         want_volume(volume, &mut wanted);
     }
     wanted.secrets.extend(pull_secrets(spec).map(str::to_owned));
+    wanted.runtime_class = spec.runtime_class_name.clone().filter(|name| !name.is_empty());
     wanted
 }
 
@@ -170,6 +189,7 @@ fn want_environment(container: &Container, wanted: &mut Wanted) {
 fn want_volume(volume: &Volume, wanted: &mut Wanted) {
     wanted.config_maps.extend(volume.config_map.iter().map(|source| source.name.clone()));
     wanted.secrets.extend(volume.secret.iter().filter_map(|source| source.secret_name.clone()));
+    wanted.claims.extend(volume.persistent_volume_claim.iter().map(|source| source.claim_name.clone()));
     for source in volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten()) {
         wanted.config_maps.extend(source.config_map.iter().map(|source| source.name.clone()));
         wanted.secrets.extend(source.secret.iter().map(|source| source.name.clone()));
@@ -190,7 +210,7 @@ mod tests {
     #[test]
     fn everything_a_pod_refers_to_is_found_once() {
         let spec: PodSpec = serde_json::from_value(json!({
-            "imagePullSecrets": [{"name": "registry"}, {}],
+            "imagePullSecrets": [{"name": "registry"}, {}], "runtimeClassName": "sandboxed",
             "initContainers": [{"name": "init", "envFrom": [
                 {"configMapRef": {"name": "a"}}, {"secretRef": {"name": "s"}}]}],
             "containers": [{"name": "main",
@@ -199,7 +219,7 @@ mod tests {
                     {"name": "B", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}},
                     {"name": "C", "value": "plain"}],
                 "volumeMounts": [{"name": "v", "mountPath": "/v"}, {"name": "w", "mountPath": "/w"},
-                    {"name": "p", "mountPath": "/p"}]}],
+                    {"name": "p", "mountPath": "/p"}, {"name": "d", "mountPath": "/d"}]}],
             "volumes": [
                 {"name": "v", "configMap": {"name": "c"}},
                 {"name": "w", "secret": {"secretName": "t"}},
@@ -207,6 +227,7 @@ mod tests {
                     {"configMap": {"name": "d"}}, {"secret": {"name": "u"}},
                     {"serviceAccountToken": {"path": "token"}},
                     {"serviceAccountToken": {"path": "vault", "audience": "vault", "expirationSeconds": 600}}]}},
+                {"name": "d", "persistentVolumeClaim": {"claimName": "data"}},
                 {"name": "looked", "configMap": {"name": "e"}},
                 {"name": "unused", "secret": {"secretName": "nobody-mounts-it"}}],
             "ephemeralContainers": [{"name": "debug", "envFrom": [{"configMapRef": {"name": "f"}}],
@@ -220,6 +241,8 @@ mod tests {
                 config_maps: names(&["a", "b", "c", "d", "e", "f"]),
                 secrets: names(&["registry", "s", "t", "u"]),
                 tokens: [TokenWanted::new(None, None), TokenWanted::new(Some("vault"), Some(600))].into(),
+                claims: names(&["data"]),
+                runtime_class: Some("sandboxed".to_owned()),
             }
         );
     }

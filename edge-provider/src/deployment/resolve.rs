@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use futures::future::try_join_all;
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::{ConfigMap, Secret, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, PersistentVolume, PersistentVolumeClaim, Secret, ServiceAccount};
+use k8s_openapi::api::node::v1::RuntimeClass;
 use kube::Api;
 use kube::api::{GetParams, PostParams};
 use tokio::time::Instant;
@@ -19,6 +20,7 @@ use super::Object;
 use super::references::{Contents, Fetched, Found, TokenWanted, Wanted};
 use super::services::Services;
 use super::shelf::Shelf;
+use super::storage::{self, Claim, Labels, Storage};
 use super::subject::Subject;
 
 /// How references are read and kept.
@@ -72,6 +74,11 @@ struct Shared {
 enum Kind {
     ConfigMap,
     Secret,
+    PersistentVolumeClaim,
+    /// These belong to the cluster: their namespace is empty.
+    PersistentVolume,
+    Node,
+    RuntimeClass,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -82,7 +89,17 @@ struct ObjectKey {
 }
 
 /// What came of a look: an answer, or what stood in the way.
-type Looked = Result<Found, String>;
+type Looked = Result<Found<Kept>, String>;
+
+/// What is kept of an object.
+#[derive(Debug, Clone)]
+enum Kept {
+    Contents(Arc<Contents>),
+    Claim(Claim),
+    Volume(Box<storage::Volume>),
+    Labels(Arc<Labels>),
+    Handler(String),
+}
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct TokenKey {
@@ -129,9 +146,19 @@ impl References {
         let shared = &self.shared;
         let objects = |kind: Kind, names: &std::collections::BTreeSet<String>| {
             try_join_all(names.iter().cloned().map(move |name| async move {
-                let key = ObjectKey { kind, namespace: pod.namespace.to_owned(), name: name.clone() };
-                Ok::<_, String>((name, shared.object(key).await?))
+                let found = shared.object(ObjectKey::new(kind, pod.namespace, &name)).await?;
+                Ok::<_, String>((name, found.narrow(Kept::contents)))
             }))
+        };
+        let claims = try_join_all(
+            wanted
+                .claims
+                .iter()
+                .map(|name| async move { Ok::<_, String>((name.clone(), shared.storage(pod, name).await?)) }),
+        );
+        let handler = async {
+            let Some(name) = &wanted.runtime_class else { return Ok(None) };
+            Ok(Some(shared.object(ObjectKey::new(Kind::RuntimeClass, "", name)).await?.narrow(Kept::handler)))
         };
         let tokens = try_join_all(wanted.tokens.iter().map(|token| async move {
             let found = match shared.token(pod, token).await {
@@ -142,11 +169,13 @@ impl References {
             Ok((token.clone(), found))
         }));
         let services = shared.services.of(pod.pod, shared.config.timeout);
-        let (config_maps, secrets, tokens, services) = futures::try_join!(
+        let (config_maps, secrets, tokens, services, claims, handler) = futures::try_join!(
             objects(Kind::ConfigMap, &wanted.config_maps),
             objects(Kind::Secret, &wanted.secrets),
             tokens,
-            services
+            services,
+            claims,
+            handler
         )
         .map_err(|message| NotApplied::Unavailable { message })?;
         let now = now();
@@ -157,6 +186,8 @@ impl References {
             secrets: secrets.into_iter().collect(),
             tokens: tokens.into_iter().map(|(wanted, token)| (wanted, token.map(|token| token.object))).collect(),
             services,
+            claims: claims.into_iter().collect(),
+            handler,
         })
     }
 }
@@ -172,7 +203,8 @@ impl Shared {
         }
         let looked = self.look(&key).await;
         let (weight, keep) = match &looked {
-            Ok(Found::Here(contents)) => (contents.weight(), self.config.keep),
+            Ok(Found::Here(kept)) if kept.is_settled() => (kept.weight(), self.config.keep),
+            Ok(Found::Here(kept)) => (kept.weight(), self.config.keep_failure),
             Ok(Found::Missing | Found::Denied(_)) | Err(_) => (0, self.config.keep_failure),
         };
         let now = now();
@@ -195,19 +227,60 @@ impl Shared {
         let answer = match kind {
             Kind::ConfigMap => {
                 let api: Api<ConfigMap> = Api::namespaced(client, namespace);
-                self.in_time(api.get_with(name, version)).await.map(Contents::from)
+                let found = self.in_time(api.get_with(name, version)).await;
+                found.map(|map| Kept::Contents(Arc::new(Contents::from(map))))
             }
             Kind::Secret => {
                 let api: Api<Secret> = Api::namespaced(client, namespace);
-                self.in_time(api.get_with(name, version)).await.map(Contents::from)
+                let found = self.in_time(api.get_with(name, version)).await;
+                found.map(|secret| Kept::Contents(Arc::new(Contents::from(secret))))
+            }
+            Kind::PersistentVolumeClaim => {
+                let api: Api<PersistentVolumeClaim> = Api::namespaced(client, namespace);
+                self.in_time(api.get_with(name, version)).await.map(|claim| Kept::Claim(claim.into()))
+            }
+            Kind::PersistentVolume => {
+                let api: Api<PersistentVolume> = Api::all(client);
+                self.in_time(api.get_with(name, version)).await.map(|volume| Kept::Volume(Box::new(volume.into())))
+            }
+            Kind::Node => {
+                let api: Api<Node> = Api::all(client);
+                let found = self.in_time(api.get_metadata_with(name, version)).await;
+                found.map(|node| Kept::Labels(Arc::new(node.metadata.labels.unwrap_or_default())))
+            }
+            Kind::RuntimeClass => {
+                let api: Api<RuntimeClass> = Api::all(client);
+                self.in_time(api.get_with(name, version)).await.map(|class| Kept::Handler(class.handler))
             }
         };
         match answer {
-            Ok(contents) => Ok(Found::Here(Arc::new(contents))),
+            Ok(kept) => Ok(Found::Here(kept)),
             Err(Fault::Said(status)) if status.code == 404 => Ok(Found::Missing),
             Err(Fault::Said(status)) if status.code == 403 => Ok(Found::Denied(status.message)),
+            Err(fault) if namespace.is_empty() => Err(format!("reading {kind:?} {name}: {}", fault.words())),
             Err(fault) => Err(format!("reading {kind:?} {namespace}/{name}: {}", fault.words())),
         }
+    }
+
+    /// A claim, then the volume that it names, then the node if that matters to the volume.
+    async fn storage(&self, pod: &Subject<'_>, name: &str) -> Result<Storage, String> {
+        let claim = self.object(ObjectKey::new(Kind::PersistentVolumeClaim, pod.namespace, name)).await?;
+        let claim = claim.narrow(Kept::claim);
+        let volume = match &claim {
+            Found::Here(claim) if !claim.volume.is_empty() => {
+                let found = self.object(ObjectKey::new(Kind::PersistentVolume, "", &claim.volume)).await?;
+                Some(found.narrow(Kept::volume))
+            }
+            _ => None,
+        };
+        let node = match &volume {
+            Some(Found::Here(volume)) if volume.is_choosy() => {
+                let node = pod.spec.node_name.as_deref().unwrap_or_default();
+                Some(self.object(ObjectKey::new(Kind::Node, "", node)).await?.narrow(Kept::labels))
+            }
+            _ => None,
+        };
+        Ok(Storage { claim, volume, node })
     }
 
     async fn token(&self, pod: &Subject<'_>, wanted: &TokenWanted) -> Result<Token, NoToken> {
@@ -283,7 +356,47 @@ impl Shared {
     }
 }
 
+/// The kind in a key says what is kept under it, so each of these finds what it is asked for.
+impl Kept {
+    fn contents(self) -> Option<Arc<Contents>> {
+        if let Self::Contents(contents) = self { Some(contents) } else { None }
+    }
+
+    fn claim(self) -> Option<Claim> {
+        if let Self::Claim(claim) = self { Some(claim) } else { None }
+    }
+
+    fn volume(self) -> Option<storage::Volume> {
+        if let Self::Volume(volume) = self { Some(*volume) } else { None }
+    }
+
+    fn labels(self) -> Option<Arc<Labels>> {
+        if let Self::Labels(labels) = self { Some(labels) } else { None }
+    }
+
+    fn handler(self) -> Option<String> {
+        if let Self::Handler(handler) = self { Some(handler) } else { None }
+    }
+
+    /// Whether it is worth keeping for long.
+    fn is_settled(&self) -> bool {
+        if let Self::Claim(claim) = self { claim.is_settled() } else { true }
+    }
+
+    fn weight(&self) -> usize {
+        match self {
+            Self::Contents(contents) => contents.weight(),
+            Self::Labels(labels) => labels.iter().map(|(key, value)| key.len() + value.len() + 64).sum(),
+            Self::Claim(_) | Self::Volume(_) | Self::Handler(_) => 512,
+        }
+    }
+}
+
 impl ObjectKey {
+    fn new(kind: Kind, namespace: &str, name: &str) -> Self {
+        Self { kind, namespace: namespace.to_owned(), name: name.to_owned() }
+    }
+
     fn weight(&self) -> usize {
         self.namespace.len() + self.name.len() + 128
     }

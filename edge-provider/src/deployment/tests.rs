@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use hawser_wire::deployment::{Content, EdgeDeployment, EnvValue, VolumeSource};
+use hawser_wire::deployment::{Ask, Content, EdgeDeployment, EnvValue, VolumeSource};
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use kube::Client;
@@ -33,6 +33,11 @@ struct State {
 impl Server {
     fn put(&self, kind: &str, name: &str, object: Value) {
         self.state.lock().unwrap().objects.insert(format!("/api/v1/namespaces/shop/{kind}/{name}"), object);
+    }
+
+    /// An object that belongs to the cluster, or to another group.
+    fn put_at(&self, path: &str, object: Value) {
+        self.state.lock().unwrap().objects.insert(path.to_owned(), object);
     }
 
     fn remove(&self, kind: &str, name: &str) {
@@ -336,4 +341,68 @@ async fn what_is_too_large_is_refused_but_never_stops_a_pod_that_has_begun() {
     server.remove("configmaps", "map-0");
     tokio::time::advance(references.config().keep).await;
     assert!(matches!(prepare(&references, &pod).await, Err(NotApplied::Waiting(_))));
+}
+
+fn claiming(uid: &str) -> Pod {
+    pod(
+        uid,
+        json!({
+            "nodeName": "gw-1", "runtimeClassName": "sandboxed",
+            "containers": [{"name": "main", "volumeMounts": [{"name": "d", "mountPath": "/d"}]}],
+            "volumes": [{"name": "d", "persistentVolumeClaim": {"claimName": "data"}}],
+        }),
+    )
+}
+
+fn data(phase: &str) -> Value {
+    json!({"metadata": {"name": "data", "uid": "claim-1"}, "spec": {"volumeName": "disk"}, "status": {"phase": phase}})
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_leads_to_its_volume_and_that_to_the_node() {
+    let server = Server::default();
+    server.put("persistentvolumeclaims", "data", data("Bound"));
+    let terms =
+        json!([{"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": ["gw-1"]}]}]);
+    let spec = json!({"claimRef": {"uid": "claim-1"}, "local": {"path": "/mnt/data"},
+        "nodeAffinity": {"required": {"nodeSelectorTerms": terms}}});
+    server.put_at("/api/v1/persistentvolumes/disk", json!({"metadata": {"name": "disk"}, "spec": spec}));
+    let labels = json!({"kubernetes.io/hostname": "gw-1"});
+    server.put_at("/api/v1/nodes/gw-1", json!({"metadata": {"name": "gw-1", "labels": labels}}));
+    let class = json!({"metadata": {"name": "sandboxed"}, "handler": "kata"});
+    server.put_at("/apis/node.k8s.io/v1/runtimeclasses/sandboxed", class);
+
+    let references = server.references();
+    let prepared = prepare(&references, &claiming("uid")).await.unwrap();
+    let deployment = decoded(&prepared);
+    let VolumeSource::HostPath(path) = &deployment.volumes[0].source else { panic!() };
+    assert_eq!((path.path.as_str(), path.of_group), ("/mnt/data", true));
+    assert_eq!(deployment.engine.unwrap().asks, [Ask::Handler("kata".to_owned())]);
+    assert!(prepared.again.is_some(), "what it refers to may change");
+    let mut asked = server.asked();
+    asked.sort();
+    let expected = [
+        "GET /api/v1/namespaces/shop/persistentvolumeclaims/data?resourceVersion=0",
+        "GET /api/v1/nodes/gw-1?resourceVersion=0",
+        "GET /api/v1/persistentvolumes/disk?resourceVersion=0",
+        "GET /apis/node.k8s.io/v1/runtimeclasses/sandboxed?resourceVersion=0",
+    ];
+    assert_eq!(asked, expected);
+    prepare(&references, &claiming("uid-2")).await.unwrap();
+    assert!(server.asked().is_empty(), "it serves all pods");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_is_not_bound_is_looked_at_again_soon() {
+    let server = Server::default();
+    server.put("persistentvolumeclaims", "data", data("Pending"));
+    let references = server.references();
+    let waiting = async || match prepare(&references, &claiming("uid")).await {
+        Err(NotApplied::Waiting(waiting)) => waiting.event_message,
+        other => panic!("{other:?}"),
+    };
+    assert!(waiting().await.ends_with("error processing PVC shop/data: PVC is not bound"));
+    server.put("persistentvolumeclaims", "data", data("Bound"));
+    tokio::time::advance(references.config().keep_failure).await;
+    assert!(waiting().await.ends_with("failed to fetch PV disk from API server: persistentvolumes \"disk\" not found"));
 }

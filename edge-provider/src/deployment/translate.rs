@@ -42,6 +42,10 @@ pub(crate) struct Translation {
 enum Problem {
     /// Something is missing that may come, in a kubelet's words.
     Waits(String),
+    /// The same of a volume, in all of a kubelet's words.
+    Mount(String),
+    /// The same of what all containers share.
+    Sandbox(String),
     /// It can never be, naming the field.
     Refused(String),
 }
@@ -126,6 +130,7 @@ pub(crate) fn translate(pod: &Subject<'_>, fetched: &Fetched) -> Result<Translat
 struct Problems {
     refused: Vec<String>,
     mounts: Vec<String>,
+    sandbox: Option<String>,
     containers: Vec<ContainerWaiting>,
 }
 
@@ -135,7 +140,7 @@ impl Problems {
             Problem::Waits(words) => {
                 self.mounts.push(format!("MountVolume.SetUp failed for volume \"{volume}\" : {words}"));
             }
-            Problem::Refused(words) => self.refused.push(words),
+            other => self.pod(other),
         }
     }
 
@@ -146,23 +151,28 @@ impl Problems {
                 reason: "CreateContainerConfigError".to_owned(),
                 message,
             }),
-            Problem::Refused(words) => self.refused.push(words),
+            other => self.pod(other),
         }
     }
 
     fn pod(&mut self, problem: Problem) {
-        let (Problem::Waits(words) | Problem::Refused(words)) = problem;
-        self.refused.push(words);
+        match problem {
+            Problem::Mount(words) => self.mounts.push(words),
+            Problem::Sandbox(words) => self.sandbox = Some(words),
+            Problem::Waits(words) | Problem::Refused(words) => self.refused.push(words),
+        }
     }
 
-    // A kubelet mounts volumes before it looks at any container, so a missing volume hides a missing variable.
+    // A kubelet mounts volumes, then makes the sandbox, then looks at containers: a missing volume hides a missing variable.
     fn verdict(self) -> Result<(), NotApplied> {
-        let Self { refused, mounts, containers } = self;
+        let Self { refused, mounts, sandbox, containers } = self;
         if !refused.is_empty() {
             return Err(NotApplied::Refused { reason: "UnsupportedField".to_owned(), message: refused.join("; ") });
         }
-        if let Some(event_message) = mounts.into_iter().next() {
-            let event_reason = "FailedMount".to_owned();
+        let mount = mounts.into_iter().next().map(|words| ("FailedMount", words));
+        let sandbox = sandbox.map(|words| ("FailedCreatePodSandBox", format!("Failed to create pod sandbox: {words}")));
+        if let Some((reason, event_message)) = mount.or(sandbox) {
+            let event_reason = reason.to_owned();
             return Err(NotApplied::Waiting(Waiting { containers: Vec::new(), event_reason, event_message }));
         }
         if let Some(first) = containers.first() {
@@ -231,14 +241,15 @@ fn mounts(spec: &PodSpec, place: &Place<'_>) -> Translated<Vec<Mount>> {
 }
 
 fn mount(spec: &PodSpec, mount: &v1::VolumeMount, path: &str) -> Translated<Mount> {
-    if !spec.volumes.iter().flatten().any(|volume| volume.name == mount.name) {
+    let volume = spec.volumes.iter().flatten().find(|volume| volume.name == mount.name);
+    if volume.is_none() {
         return Err(Problem::Refused(format!("{path}.name: there is no volume `{}`", mount.name)));
     }
     let expression = mount.sub_path_expr.clone().filter(|text| !text.is_empty());
     Ok(Mount {
         volume: mount.name.clone(),
         path: mount.mount_path.clone(),
-        read_only: mount.read_only.unwrap_or(false),
+        read_only: mount.read_only.unwrap_or(false) || volume.is_some_and(claimed_read_only),
         sub_path_expr: expression.is_some(),
         sub_path: expression.or_else(|| mount.sub_path.clone().filter(|text| !text.is_empty())),
         propagation: match mount.mount_propagation.as_deref() {
@@ -252,6 +263,11 @@ fn mount(spec: &PodSpec, mount: &v1::VolumeMount, path: &str) -> Translated<Moun
             _ => None,
         },
     })
+}
+
+/// Whether a volume is claimed only to be read: then no mount of it writes.
+fn claimed_read_only(volume: &v1::Volume) -> bool {
+    volume.persistent_volume_claim.as_ref().is_some_and(|claim| claim.read_only == Some(true))
 }
 
 const STORAGE: &str = "ephemeral-storage";

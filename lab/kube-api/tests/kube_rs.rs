@@ -9,6 +9,7 @@ use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec, TokenReview, TokenReviewSpec};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Secret, ServiceAccount};
+use k8s_openapi::api::node::v1::RuntimeClass;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{
     ApiResource, DeleteParams, DynamicObject, EvictParams, ListParams, Patch, PatchParams, PostParams,
@@ -565,4 +566,40 @@ async fn a_reflector_follows_and_a_generated_name_is_unique() -> Result<()> {
 async fn the_lab_listens_on_loopback_only() {
     let config = LabConfig { listen: ([0, 0, 0, 0], 0).into(), ..LabConfig::default() };
     assert!(matches!(KubeApi::start(config).await, Err(lab_kube_api::Error::NotLoopback(_))));
+}
+
+#[tokio::test]
+async fn the_class_of_a_pod_says_what_it_costs_and_where_it_goes() -> Result<()> {
+    let (api, client) = lab().await?;
+    let classes: Api<RuntimeClass> = Api::all(client.clone());
+    let class = json!({"metadata": {"name": "boxed"}, "handler": "box", "overhead": {"podFixed": {"cpu": "10m"}},
+        "scheduling": {"nodeSelector": {"boxes": "yes"}, "tolerations": [{"key": "boxes", "operator": "Exists"}]}});
+    classes.create(&PostParams::default(), &from(class)?).await?;
+    let pods: Api<Pod> = Api::default_namespaced(client);
+    let create = |name: &str, more: Value| {
+        let mut spec = json!({"containers": [{"name": "a", "image": "host"}]});
+        spec.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        let pod = json!({"metadata": {"name": name}, "spec": spec});
+        let pods = pods.clone();
+        async move { pods.create(&PostParams::default(), &from(pod).expect("a pod")).await }
+    };
+    let created = create("a", json!({"runtimeClassName": "boxed"})).await?;
+    let spec = serde_json::to_value(created.spec)?;
+    assert_eq!((&spec["overhead"], &spec["nodeSelector"]), (&json!({"cpu": "10m"}), &json!({"boxes": "yes"})));
+    assert_eq!(spec["tolerations"][0]["key"], "boxes");
+    for (more, why) in [
+        (json!({"runtimeClassName": "none"}), "pod rejected: RuntimeClass \"none\" not found"),
+        (json!({"overhead": {"cpu": "1"}}), "without corresponding RuntimeClass defined Overhead"),
+        (
+            json!({"runtimeClassName": "boxed", "overhead": {"cpu": "1"}}),
+            "doesn't match RuntimeClass's defined Overhead",
+        ),
+        (json!({"runtimeClassName": "boxed", "nodeSelector": {"boxes": "no"}}), "conflict: runtimeClass.scheduling"),
+    ] {
+        let (status, message) = code(create("b", more).await);
+        assert_eq!(status, 403);
+        assert!(message.contains(why), "{message}");
+    }
+    api.stop().await;
+    Ok(())
 }

@@ -57,6 +57,10 @@ pub struct HostPath {
     #[n(2)]
     #[cbor(default)]
     pub of_group: bool,
+    /// Whether that is done only if the path itself is not the group's.
+    #[n(3)]
+    #[cbor(default, skip_if = "core::ops::Not::not")]
+    pub only_if_differs: bool,
 }
 
 /// What has to be at a path of the device.

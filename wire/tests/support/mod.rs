@@ -298,15 +298,14 @@ fn volume() -> impl Strategy<Value = Volume> {
         content,
         owner,
     });
-    let source =
-        prop_oneof![
-            (any::<bool>(), of(any::<u64>()))
-                .prop_map(|(memory, size_limit)| VolumeSource::EmptyDir(EmptyDir { memory, size_limit })),
-            (any::<bool>(), vec(file, 0..3))
-                .prop_map(|(secret, entries)| VolumeSource::Files(Files { secret, entries })),
-            (text(), host_path_kind(), any::<bool>())
-                .prop_map(|(path, kind, of_group)| VolumeSource::HostPath(HostPath { path, kind, of_group })),
-        ];
+    let source = prop_oneof![
+        (any::<bool>(), of(any::<u64>()))
+            .prop_map(|(memory, size_limit)| VolumeSource::EmptyDir(EmptyDir { memory, size_limit })),
+        (any::<bool>(), vec(file, 0..3)).prop_map(|(secret, entries)| VolumeSource::Files(Files { secret, entries })),
+        (text(), host_path_kind(), any::<bool>(), any::<bool>()).prop_map(|(path, kind, of_group, only_if_differs)| {
+            VolumeSource::HostPath(HostPath { path, kind, of_group, only_if_differs })
+        }),
+    ];
     (text(), source).prop_map(|(name, source)| Volume { name, source })
 }
 

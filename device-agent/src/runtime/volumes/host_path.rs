@@ -71,7 +71,8 @@ mod tests {
         let _socket = UnixListener::bind(at("socket")).unwrap();
         std::os::unix::fs::symlink(at("dir"), at("link")).unwrap();
         let told = |path: &str, kind| {
-            prepare(&HostPath { path: path.to_owned(), kind, of_group: false }).map_err(|error| error.to_string())
+            prepare(&HostPath { path: path.to_owned(), kind, of_group: false, only_if_differs: false })
+                .map_err(|error| error.to_string())
         };
         for (name, kind) in [
             ("dir", HostPathKind::Any),

@@ -3,6 +3,7 @@
 //! ```text
 //! <root>/                                         0711
 //!   <pod uid>/                                    0710, of the pod's group: nobody else gets in
+//!     given/<volume>/                             0700: this local volume was given to the pod's group
 //!     volumes/<volume>/                           0755: emptyDir (0777) and files that are no secret
 //!     logs/<container>/<attempt>.log              0700
 //!     containers/<container>/work/                0755: the container's own directory, of its user
@@ -24,12 +25,12 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use hawser_wire::PodUid;
-use hawser_wire::deployment::{EdgeDeployment, EmptyDir, Volume, VolumeSource};
+use hawser_wire::deployment::{EdgeDeployment, EmptyDir, HostPath, Volume, VolumeSource};
 
 use super::beneath::{Beneath, is_name, names};
 use super::files::write_files;
 use super::removal::remove_tree;
-use super::{group, host_path, mounts, part, space};
+use super::{group, host_path, mounts, ownership, part, space};
 use crate::runtime::{ContainerId, DiskUse, PodSetup, RuntimeError};
 
 /// Names the operation that failed.
@@ -116,7 +117,7 @@ impl Places {
             let path = self.volume(uid, volume);
             if let VolumeSource::HostPath(wanted) = &volume.source {
                 let naming = || format!("MountVolume.SetUp failed for volume \"{}\" ", volume.name);
-                host_path::prepare(wanted).naming(naming)?;
+                host_path::prepare(wanted).and_then(|path| self.give(spec, volume, wanted, &path)).naming(naming)?;
                 continue;
             }
             if path.starts_with(&self.secrets) {
@@ -142,6 +143,19 @@ impl Places {
             }
         }
         Ok(())
+    }
+
+    /// Gives what is in a local volume to the pod's group, once in the pod's life.
+    fn give(&self, spec: &EdgeDeployment, volume: &Volume, wanted: &HostPath, path: &Path) -> io::Result<()> {
+        let Some(group) = spec.fs_group.filter(|_| wanted.of_group) else { return Ok(()) };
+        let given = self.pod(&spec.uid).join("given");
+        let done = given.join(&volume.name);
+        if done.exists() {
+            return Ok(());
+        }
+        ownership::give(path, group, wanted.only_if_differs)?;
+        make(&given, 0o700)?;
+        make(&done, 0o700)
     }
 
     /// Makes the pod's directory, which the pod's processes enter and nobody else.

@@ -4,9 +4,10 @@ use hawser_wire::deployment::{Ask, Dns, DnsBase, sysctl_with_dots};
 use k8s_openapi::api::core::v1::{PodDNSConfigOption, PodSpec};
 
 use super::{Problem, Translated, host_network};
+use crate::deployment::references::{Fetched, Found};
 
 /// In a fixed order, so that the same pod is always the same bytes.
-pub(super) fn asks(spec: &PodSpec) -> Translated<Vec<Ask>> {
+pub(super) fn asks(spec: &PodSpec, fetched: &Fetched) -> Translated<Vec<Ask>> {
     let mut asks = Vec::new();
     for (asked, ask) in [
         (spec.host_pid, Ask::HostProcesses),
@@ -24,7 +25,19 @@ pub(super) fn asks(spec: &PodSpec) -> Translated<Vec<Ask>> {
     }
     names(spec, &mut asks);
     asks.extend(dns(spec)?);
+    asks.extend(handler(spec, fetched)?.map(Ask::Handler));
     Ok(asks)
+}
+
+/// The engine's way to run the pod that its class stands for. Whether the engine has it, the engine says.
+fn handler(spec: &PodSpec, fetched: &Fetched) -> Translated<Option<String>> {
+    let class = spec.runtime_class_name.as_deref().unwrap_or_default();
+    match &fetched.handler {
+        _ if class.is_empty() => Ok(None),
+        Some(Found::Here(handler)) => Ok(Some(handler.clone()).filter(|handler| !handler.is_empty())),
+        Some(Found::Denied(words)) => Err(Problem::Sandbox(format!("failed to lookup RuntimeClass {class}: {words}"))),
+        Some(Found::Missing) | None => Err(Problem::Sandbox(format!("runtimeclass.node.k8s.io \"{class}\" not found"))),
+    }
 }
 
 /// A pod on the device's network has the device's names, but its own aliases.

@@ -79,7 +79,7 @@ pub(super) fn engine(spec: &PodSpec, fetched: &Fetched) -> Translated<Option<Eng
         logins.extend(self::logins(contents));
     }
     logins.truncate(MAX_LOGINS);
-    let engine = Engine { logins, host_ports, asks: asks::asks(spec)? };
+    let engine = Engine { logins, host_ports, asks: asks::asks(spec, fetched)? };
     Ok(Some(engine).filter(|engine| *engine != Engine::default()))
 }
 

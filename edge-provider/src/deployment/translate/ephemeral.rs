@@ -62,6 +62,7 @@ fn one(
         Some((name, Problem::Waits(words))) => {
             Problem::Waits(format!("MountVolume.SetUp failed for volume \"{name}\" : {words}"))
         }
+        Some((_, Problem::Mount(words) | Problem::Sandbox(words))) => Problem::Mount(words.clone()),
         Some((_, Problem::Refused(words))) => Problem::Refused(words.clone()),
         None => match container(pod, &Place { path, container: added, init: false }, fetched) {
             Ok(container) => return Ok(container),
@@ -69,7 +70,9 @@ fn one(
         },
     };
     Err(match problem {
-        Problem::Waits(message) => Hindrance { reason: "CreateContainerConfigError".to_owned(), message },
+        Problem::Waits(message) | Problem::Mount(message) | Problem::Sandbox(message) => {
+            Hindrance { reason: "CreateContainerConfigError".to_owned(), message }
+        }
         Problem::Refused(message) => refused(message),
     })
 }

@@ -63,6 +63,8 @@ fn shop() -> Fetched {
             (TokenWanted::new(Some("no"), None), Err("failed to fetch token: no such audience".to_owned())),
         ]),
         services: Ok(Vec::new()),
+        claims: BTreeMap::new(),
+        handler: None,
         rotate: None,
     }
 }

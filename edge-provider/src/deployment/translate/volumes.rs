@@ -1,19 +1,20 @@
-//! Volumes: empty ones, and those whose files the bridge resolves.
+//! Volumes: empty ones, those whose files the bridge resolves, and paths of the device.
 
 use std::collections::BTreeMap;
 
 use hawser_wire::ContentHash;
 use hawser_wire::deployment::{
-    Content, DeviceField, EmptyDir, File, Files, HostPath, HostPathKind, MAX_INLINE, Volume, VolumeSource,
+    Content, DeviceField, EmptyDir, File, Files, HostPath, MAX_INLINE, Volume, VolumeSource,
 };
 use k8s_openapi::api::core::v1::{
-    DownwardAPIVolumeFile, EmptyDirVolumeSource, HostPathVolumeSource, KeyToPath, ProjectedVolumeSource,
-    ServiceAccountTokenProjection, VolumeProjection,
+    DownwardAPIVolumeFile, EmptyDirVolumeSource, HostPathVolumeSource, KeyToPath, PersistentVolumeClaimVolumeSource,
+    ProjectedVolumeSource, ServiceAccountTokenProjection, VolumeProjection,
 };
 
 use super::environment::Kind;
 use super::{Problem, Translated, common_user, downward};
-use crate::deployment::references::{Contents, Fetched, TokenWanted};
+use crate::deployment::references::{Contents, Fetched, Found, TokenWanted};
+use crate::deployment::storage::{self, NoStorage, Storage};
 use crate::deployment::subject::Subject;
 use crate::deployment::{Object, quantity};
 
@@ -29,6 +30,10 @@ pub(super) fn volume(
     blobs: &mut BTreeMap<ContentHash, Object>,
 ) -> Translated<Volume> {
     let path = format!("spec.volumes[name={}]", volume.name);
+    if let Some(source) = &volume.persistent_volume_claim {
+        let source = VolumeSource::HostPath(claimed(pod, volume, source, fetched)?);
+        return Ok(Volume { name: volume.name.clone(), source });
+    }
     let mut files = Gathered::default();
     if let Some(source) = &volume.config_map {
         let selection =
@@ -54,20 +59,41 @@ pub(super) fn volume(
 }
 
 fn host_path(source: &HostPathVolumeSource, path: &str) -> Translated<HostPath> {
-    let kind = match source.type_.as_deref() {
-        None | Some("") => HostPathKind::Any,
-        Some("Directory") => HostPathKind::Directory,
-        Some("DirectoryOrCreate") => HostPathKind::DirectoryOrCreate,
-        Some("File") => HostPathKind::File,
-        Some("FileOrCreate") => HostPathKind::FileOrCreate,
-        Some("Socket") => HostPathKind::Socket,
-        Some("CharDevice") => HostPathKind::CharDevice,
-        Some("BlockDevice") => HostPathKind::BlockDevice,
-        Some(other) => {
-            return Err(Problem::Refused(format!("{path}.hostPath.type: {other} is an invalid volume type")));
-        }
+    let kind = source.type_.as_deref();
+    let Some(kind) = storage::host_path_kind(kind) else {
+        let kind = kind.unwrap_or_default();
+        return Err(Problem::Refused(format!("{path}.hostPath.type: {kind} is an invalid volume type")));
     };
-    Ok(HostPath { path: source.path.clone(), kind, of_group: false })
+    Ok(HostPath { path: source.path.clone(), kind, of_group: false, only_if_differs: false })
+}
+
+/// What meets a claim, or what a kubelet says while nothing does.
+fn claimed(
+    pod: &Subject<'_>,
+    volume: &k8s_openapi::api::core::v1::Volume,
+    source: &PersistentVolumeClaimVolumeSource,
+    fetched: &Fetched,
+) -> Translated<HostPath> {
+    let unknown = Storage { claim: Found::Missing, volume: None, node: None };
+    let found = fetched.claims.get(&source.claim_name).unwrap_or(&unknown);
+    let (name, key) = (&volume.name, (pod.namespace, source.claim_name.as_str()));
+    let met = storage::on_device(found, key, name, source.read_only == Some(true));
+    let mut path = met.map_err(|problem| match problem {
+        NoStorage::NotYet(why) => Problem::Mount(format!(
+            "Unable to attach or mount volumes: unmounted volumes=[{name}], unattached volumes=[], failed to process \
+             volumes=[{name}]: {why}"
+        )),
+        NoStorage::NotHere { volume, why } => {
+            Problem::Mount(format!("MountVolume.NodeAffinity check failed for volume \"{volume}\" : {why}"))
+        }
+        NoStorage::Never(why) => {
+            Problem::Refused(format!("spec.volumes[name={name}].persistentVolumeClaim {}: {why}", source.claim_name))
+        }
+    })?;
+    let context = pod.spec.security_context.as_ref();
+    let policy = context.and_then(|context| context.fs_group_change_policy.as_deref());
+    path.only_if_differs = path.of_group && policy == Some("OnRootMismatch");
+    Ok(path)
 }
 
 fn empty_dir(source: Option<&EmptyDirVolumeSource>, path: &str) -> Translated<EmptyDir> {

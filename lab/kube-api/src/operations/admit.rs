@@ -126,9 +126,59 @@ fn admit_pod(tx: &Transaction<'_>, pod: &mut Value) -> Result<(), Refusal> {
         defaults::pods::use_account(pod, &account, &random::suffix());
     }
     priority(tx, pod).map_err(|why| forbidden(&why))?;
+    runtime_class(tx, pod).map_err(|why| forbidden(&why))?;
     defaults::pods::tolerate_for_a_while(pod);
     // Admission adds containers' mounts and volumes, so their defaults come after it.
     defaults::pods::spec(map_at(pod, &["spec"]));
+    Ok(())
+}
+
+/// The class says what running in its way costs, and where that can be done.
+fn runtime_class(tx: &Transaction<'_>, pod: &mut Value) -> Result<(), String> {
+    let given = at(pod, &["spec", "overhead"]).cloned();
+    let name = text(pod, &["spec", "runtimeClassName"]).to_owned();
+    let class = match name.as_str() {
+        "" => None,
+        name => {
+            let classes = &builtin::known("node.k8s.io", "runtimeclasses").storage;
+            let class = tx.get(classes, "", name);
+            Some(class.ok_or_else(|| format!("pod rejected: RuntimeClass \"{name}\" not found"))?)
+        }
+    };
+    let overhead = class.as_ref().and_then(|class| at(class, &["overhead", "podFixed"]).cloned());
+    match (overhead, given) {
+        (Some(fixed), given) if given.as_ref().is_none_or(|given| *given == fixed) => {
+            map_at(pod, &["spec"]).insert("overhead".to_owned(), fixed);
+        }
+        (Some(_), _) => {
+            return Err("pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead".to_owned());
+        }
+        (None, Some(_)) => {
+            let why = "pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead";
+            return Err(why.to_owned());
+        }
+        (None, None) => {}
+    }
+    let wanted = class.as_ref().and_then(|class| at(class, &["scheduling", "nodeSelector"]));
+    for (key, value) in wanted.and_then(Value::as_object).into_iter().flatten() {
+        let selector = map_at(pod, &["spec", "nodeSelector"]);
+        let there = selector.entry(key.clone()).or_insert_with(|| value.clone());
+        if *there != *value {
+            let (value, there) = (value.as_str().unwrap_or_default(), there.as_str().unwrap_or_default());
+            return Err(format!(
+                "conflict: runtimeClass.scheduling.nodeSelector[{key}] = {value}; pod.spec.nodeSelector[{key}] = {there}"
+            ));
+        }
+    }
+    let tolerated = class.as_ref().and_then(|class| at(class, &["scheduling", "tolerations"]));
+    for toleration in tolerated.and_then(Value::as_array).into_iter().flatten() {
+        let all = map_at(pod, &["spec"]).entry("tolerations").or_insert_with(|| json!([]));
+        if let Value::Array(all) = all
+            && !all.contains(toleration)
+        {
+            all.push(toleration.clone());
+        }
+    }
     Ok(())
 }
 

@@ -100,7 +100,7 @@ fn paths_of_the_device_are_mounted_as_the_pod_says() {
         VolumeSource::HostPath(path) => path,
         other => panic!("{other:?}"),
     };
-    let path = |kind| HostPath { path: "/dev/i2c-1".into(), kind, of_group: false };
+    let path = |kind| HostPath { path: "/dev/i2c-1".into(), kind, of_group: false, only_if_differs: false };
     assert_eq!(of(json!({"path": "/dev/i2c-1"})), path(HostPathKind::Any));
     for (word, kind) in [
         ("", HostPathKind::Any),
@@ -131,4 +131,37 @@ fn mounts_below_mounts_are_as_the_pod_says() {
     assert_eq!(of(json!({"mountPropagation": "Bidirectional"})), (Some(Propagation::BothWays), None));
     assert_eq!(of(json!({"recursiveReadOnly": "IfPossible"})), (None, Some(ReadOnlyBelow::IfPossible)));
     assert_eq!(of(json!({"recursiveReadOnly": "Enabled"})), (None, Some(ReadOnlyBelow::Always)));
+}
+
+#[test]
+fn a_class_is_what_it_stands_for_or_waited_for() {
+    let spec = || {
+        let mut spec = with(json!({}));
+        spec["runtimeClassName"] = json!("sandboxed");
+        pod(spec)
+    };
+    let told = |handler| {
+        let pod = spec();
+        translate(&Subject::of(&pod).unwrap(), &Fetched { handler, ..shop() })
+    };
+    let engine = told(Some(Found::Here("kata".to_owned()))).unwrap().deployment.engine.unwrap();
+    assert_eq!(engine.asks, [Ask::Handler("kata".to_owned())]);
+    for (found, words) in [
+        (Found::Missing, "Failed to create pod sandbox: runtimeclass.node.k8s.io \"sandboxed\" not found"),
+        (Found::Denied("no".to_owned()), "Failed to create pod sandbox: failed to lookup RuntimeClass sandboxed: no"),
+    ] {
+        let Err(NotApplied::Waiting(waiting)) = told(Some(found)) else { panic!() };
+        assert_eq!((waiting.event_reason.as_str(), waiting.event_message.as_str()), ("FailedCreatePodSandBox", words));
+    }
+}
+
+#[test]
+fn a_claim_that_nothing_meets_is_said_as_by_a_kubelet() {
+    let waiting = waits(mounting(json!({"persistentVolumeClaim": {"claimName": "data"}})));
+    assert_eq!(waiting.event_reason, "FailedMount");
+    assert_eq!(
+        waiting.event_message,
+        "Unable to attach or mount volumes: unmounted volumes=[v], unattached volumes=[], failed to process volumes=[v]: \
+         error processing PVC shop/data: failed to fetch PVC from API server: persistentvolumeclaims \"data\" not found"
+    );
 }
