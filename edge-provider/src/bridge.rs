@@ -28,6 +28,9 @@ use crate::fleet::task::{Ends, Fleet, FleetConfig};
 use crate::fleet::twin::Settings;
 use crate::hub::address::HubAddress;
 use crate::hub::client::{HubAccess, HubClient};
+use crate::kept::bell::Bell;
+use crate::kept::task::Keeper;
+use crate::kept::{KeepLogs, Kept};
 use crate::metrics::Metrics;
 use crate::provider::DeviceProvider;
 use crate::registry::key_store::KeyStore;
@@ -64,6 +67,8 @@ pub struct BridgeConfig {
     pub advertised_hub: Option<String>,
     /// How the kubelet API is served, if it is.
     pub kubelet: Option<KubeletConfig>,
+    /// How much of the logs is kept for when devices are away, if anything.
+    pub keep_logs: Option<KeepLogs>,
 }
 
 /// Which hub.
@@ -165,6 +170,7 @@ impl Bridge {
         announce::announce(&config.client, &config.namespace, &info).await?;
 
         let stop = CancellationToken::new();
+        let keeping = config.keep_logs.map(|keep| (keep, Kept::new(keep, metrics.clone()), Bell::default()));
         let (hub_sender, hub_client) = HubClient::new(access, config.root.clone(), id, metrics.clone());
         let (fleet_handle, fleet) = Fleet::new(FleetConfig {
             root: config.root,
@@ -173,6 +179,7 @@ impl Bridge {
             keys: KeyStore::new(config.client.clone(), &config.namespace),
             hub: hub_sender,
             metrics: metrics.clone(),
+            bell: keeping.as_ref().map(|(_, _, bell)| bell.clone()),
         });
         let (from_hub, hub_messages) = mpsc::channel(FROM_HUB);
         let (lines_in, lines) = mpsc::channel(LINES);
@@ -181,7 +188,8 @@ impl Bridge {
         let (reporter, reports) = virtual_node::reports(REPORTS);
         let (services, service_watch) = Services::new(config.client.clone());
         let references = References::new(config.client.clone(), services, ReferencesConfig::default());
-        let provider = Arc::new(DeviceProvider::new(references, fleet_handle.clone()));
+        let kept = keeping.as_ref().map(|(_, kept, _)| kept.clone());
+        let provider = Arc::new(DeviceProvider::new(references, fleet_handle.clone()).with_kept(kept));
         let mut nodes = VirtualNodes::new(config.client.clone(), virtual_node::Config::default())
             .with_metrics(virtual_node::Metrics::register(&mut registry));
         let mut kubelet_addr = None;
@@ -216,6 +224,10 @@ impl Bridge {
             let running = reporting::run(reporter, lines, settled_in, token());
             async move { running.await.map_err(|error| error.to_string()) }
         }));
+        if let Some((keep, kept, bell)) = keeping {
+            let keeper = Keeper::new(fleet_handle.clone(), kept, keep);
+            parts.spawn(named("log keeper", infallible(keeper.run(bell, token()))));
+        }
         parts.spawn(named("device watch", {
             let running = watch::run(config.client, fleet_handle, token());
             async move { running.await.map_err(|error| error.to_string()) }

@@ -4,6 +4,7 @@ pub mod bridge;
 pub mod cluster;
 pub mod device;
 pub mod hub;
+pub mod keep;
 pub mod kubelet;
 pub mod manifests;
 pub mod process;

@@ -6,7 +6,7 @@
 
 mod admission;
 mod fields;
-mod quantity;
+pub(crate) mod quantity;
 mod references;
 mod resolve;
 mod services;

@@ -16,7 +16,7 @@ pub(crate) mod objects;
 pub mod observe;
 pub(crate) mod reporting;
 mod slot;
-mod streams;
+pub(crate) mod streams;
 pub mod task;
 pub mod twin;
 pub mod version;

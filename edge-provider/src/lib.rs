@@ -6,6 +6,7 @@ pub mod deployment;
 pub mod device;
 pub mod fleet;
 pub mod hub;
+pub mod kept;
 pub mod metrics;
 pub mod provider;
 pub mod registry;

@@ -42,6 +42,9 @@ pub struct Metrics {
     streams_aborted: Counter,
     stream_bytes_in: Counter,
     stream_bytes_out: Counter,
+    kept_logs: Gauge,
+    kept_log_bytes: Gauge,
+    kept_log_bytes_in: Counter,
     refusals: Family<KindLabel, Counter>,
     dropped: Family<DroppedLabel, Counter>,
 }
@@ -110,6 +113,9 @@ impl Metrics {
         registry.register("streams_aborted", "Streams that ended before their end", metrics.streams_aborted.clone());
         registry.register("stream_bytes_in", "Bytes of streams received", metrics.stream_bytes_in.clone());
         registry.register("stream_bytes_out", "Bytes of streams sent", metrics.stream_bytes_out.clone());
+        registry.register("kept_logs", "Containers whose logs are kept", metrics.kept_logs.clone());
+        registry.register("kept_log_bytes", "Bytes of logs that are kept", metrics.kept_log_bytes.clone());
+        registry.register("kept_log_bytes_in", "Bytes of logs received to be kept", metrics.kept_log_bytes_in.clone());
         registry.register("sessions", "Sessions in which a device has spoken", metrics.sessions.clone());
         registry.register("refusals", "Hellos that were refused, by kind", metrics.refusals.clone());
         registry.register("dropped", "Messages without effect, by reason", metrics.dropped.clone());
@@ -135,6 +141,27 @@ impl Metrics {
         self.streams_aborted.inc_by(now.aborted - then.aborted);
         self.stream_bytes_in.inc_by(now.bytes_in - then.bytes_in);
         self.stream_bytes_out.inc_by(now.bytes_out - then.bytes_out);
+    }
+
+    /// So much is kept of logs.
+    pub(crate) fn on_kept(&self, logs: usize, bytes: usize) {
+        self.kept_logs.set(logs as i64);
+        self.kept_log_bytes.set(bytes as i64);
+    }
+
+    /// So much of logs has come to be kept.
+    pub(crate) fn on_kept_read(&self, bytes: u64) {
+        self.kept_log_bytes_in.inc_by(bytes);
+    }
+
+    /// How many bytes of logs are kept.
+    pub fn kept_log_bytes(&self) -> i64 {
+        self.kept_log_bytes.get()
+    }
+
+    /// How many bytes of logs have come to be kept.
+    pub fn kept_log_bytes_in(&self) -> u64 {
+        self.kept_log_bytes_in.get()
     }
 
     /// How many streams are open.

@@ -13,18 +13,25 @@ use virtual_node::{NodeName, PodRef, Revision};
 use crate::deployment::{self, Notice, References};
 use crate::fleet::task::{FleetHandle, WishError};
 use crate::fleet::twin::Wish;
+use crate::kept::Kept;
 use crate::streams;
 
 /// Runs pods on devices.
 pub struct DeviceProvider {
     references: References,
     fleet: FleetHandle,
+    kept: Option<Kept>,
 }
 
 impl DeviceProvider {
     /// Prepares pods with `references` and gives them to `fleet`.
     pub fn new(references: References, fleet: FleetHandle) -> Self {
-        Self { references, fleet }
+        Self { references, fleet, kept: None }
+    }
+
+    /// Answers with what is kept of logs when a device is away.
+    pub(crate) fn with_kept(self, kept: Option<Kept>) -> Self {
+        Self { kept, ..self }
     }
 
     async fn record(&self, at: &At, wish: Wish) -> Result<bool, NotApplied> {
@@ -135,7 +142,7 @@ impl Provider for DeviceProvider {
         container: &str,
         options: LogOptions,
     ) -> Result<Output, StreamError> {
-        streams::logs(&self.fleet, node, pod, container, options).await
+        streams::logs(&self.fleet, self.kept.as_ref(), node, pod, container, options).await
     }
 
     async fn exec(

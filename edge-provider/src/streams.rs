@@ -8,6 +8,8 @@ pub(crate) mod convert;
 mod logs;
 pub(crate) mod ready;
 
+use std::io::Cursor;
+
 use hawser_streams::{Stream, Streams};
 use hawser_wire::stream::mux::{End, Limits};
 use hawser_wire::stream::{AttachRequest, ExecRequest, LogsRequest, Stats, StreamRequest};
@@ -18,7 +20,8 @@ use virtual_node::provider::stats::NodeStats;
 use virtual_node::provider::streams::{Channels, Connection, LogOptions, Output, Process, StreamError, TerminalSize};
 use virtual_node::{NodeName, PodRef};
 
-use crate::fleet::task::FleetHandle;
+use crate::fleet::task::{FleetHandle, device_of};
+use crate::kept::{Kept, Key};
 use convert::{channels_of, error_of, not_opened, uid_of};
 
 /// What the bridge can afford for one device: 96 KiB for each of some eighty channels, 16 KiB for each of the others.
@@ -32,22 +35,43 @@ pub(crate) struct Reach {
     pub(crate) streams: Streams,
     /// The point in time that was asked about, on the device's timeline.
     pub(crate) since: Option<DeviceTime>,
+    /// How far the device's wall clock is ahead of ours, in milliseconds, as it was last heard.
+    pub(crate) ahead: i64,
 }
 
-/// Reads a container's log. It goes on over a short loss of the connection.
+/// Reads a container's log. It goes on over a short loss of the connection. Of a device that is away it is what is kept.
 pub(crate) async fn logs(
     fleet: &FleetHandle,
+    kept: Option<&Kept>,
     node: &NodeName,
     pod: &PodRef,
     container: &str,
     options: LogOptions,
 ) -> Result<Output, StreamError> {
     let pod = uid_of(pod)?;
-    let LogOptions { follow, previous, timestamps, tail, since, limit_bytes } = options;
-    let reach = fleet.reach(node, since).await?;
     let container = container.to_owned();
+    let reach = match (fleet.reach(node, options.since).await, kept, device_of(node)) {
+        (Err(away @ StreamError::Unreachable(_)), Some(kept), Some(device)) => {
+            let key = Key { device, pod, container };
+            let text = kept.answer(&key, &options, &away).ok_or(away)??;
+            return Ok(Box::pin(Cursor::new(text)));
+        }
+        (reach, ..) => reach?,
+    };
+    let LogOptions { follow, previous, timestamps, tail, since: _, limit_bytes } = options;
     let since = reach.since;
-    let request = LogsRequest { pod, container, follow, previous, timestamps, tail, since, limit_bytes, from: None };
+    let request = LogsRequest {
+        pod,
+        container,
+        follow,
+        previous,
+        timestamps,
+        tail,
+        since,
+        limit_bytes,
+        from: None,
+        newest: None,
+    };
     logs::open(fleet.clone(), node.clone(), reach, request).await
 }
 

@@ -104,6 +104,7 @@ impl<'a> Script<'a> {
                 since: Some(DeviceTime(1)),
                 limit_bytes: None,
                 from: None,
+                newest: bit(7).then_some(9),
             }),
             1 => StreamRequest::Exec(ExecRequest { pod, container, command: vec!["x".to_owned()], channels }),
             2 => StreamRequest::Attach(AttachRequest { pod, container, channels }),

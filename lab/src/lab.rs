@@ -271,6 +271,7 @@ fn bridge_config(client: Client) -> Result<BridgeConfig> {
         http: None,
         advertised_hub: None,
         kubelet: Some(KubeletConfig::new(([127, 0, 0, 1], 0).into(), [127, 0, 0, 1].into())),
+        keep_logs: None,
     })
 }
 

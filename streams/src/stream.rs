@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use hawser_wire::stream::mux::{End, Woken};
-use hawser_wire::stream::{LogMark, StreamRefusal};
+use hawser_wire::stream::{LogMark, LogPosition, StreamRefusal};
 
 use crate::{Reader, Shared, Writer};
 
@@ -100,6 +100,11 @@ impl Stream {
     /// Device: from where the log can be continued.
     pub fn mark(&self, mark: LogMark) {
         self.0.shared.with(|mux, _| mux.mark(self.0.id, mark));
+    }
+
+    /// Bridge: the place at which the device began to read the log.
+    pub fn begins(&self) -> Option<LogPosition> {
+        self.0.shared.with(|mux, _| mux.begins(self.0.id))
     }
 
     /// Bridge: the last place from which the log can be continued, and how many bytes have come in all.

@@ -158,6 +158,10 @@ pub struct LogsRequest {
     /// here on.
     #[n(8)]
     pub from: Option<LogPosition>,
+    /// Begin no further back than so many bytes of what is written on the device, at the beginning of a line: wherever the
+    /// others would begin, and also if the place in `from` is not kept any more.
+    #[n(9)]
+    pub newest: Option<u64>,
 }
 
 /// A place in a container's log. What is in it is the device's business; it is valid as long as that part of the log is

@@ -464,9 +464,11 @@ fn streams(book: &mut Book) {
         since: Some(DeviceTime(5)),
         limit_bytes: Some(1000),
         from: None,
+        newest: None,
     };
     let position = || LogPosition { position: vec![1, 2, 3] };
     let logs_from = LogsRequest { from: Some(position()), tail: None, since: None, ..logs.clone() };
+    let logs_newest = LogsRequest { newest: Some(4096), ..logs_from.clone() };
     let exec = ExecRequest { pod: uid(), container: "main".into(), command: vec!["sh".into()], channels };
     let attach = AttachRequest { pod: uid(), container: "main".into(), channels };
     for (name, body) in [
@@ -483,6 +485,7 @@ fn streams(book: &mut Book) {
         ("Exit", StreamBody::Exit(-1)),
         ("Abort", StreamBody::Abort("m".into())),
         ("Open/LogsFrom", StreamBody::Open(StreamRequest::Logs(logs_from))),
+        ("Open/LogsNewest", StreamBody::Open(StreamRequest::Logs(logs_newest))),
         ("Open/Stats", StreamBody::Open(StreamRequest::Stats)),
         ("Mark", StreamBody::Mark(LogMark { bytes: 70_000, position: position() })),
     ] {

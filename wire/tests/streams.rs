@@ -31,6 +31,7 @@ fn logs() -> StreamRequest {
         since: None,
         limit_bytes: None,
         from: None,
+        newest: None,
     })
 }
 
@@ -561,6 +562,23 @@ fn a_log_tells_from_where_it_can_be_continued() {
         say(&mut bridge, StreamBody::Mark(mark(200 + u64::from(place), place)));
     }
     assert_eq!(bridge.last_mark(id), (Some(mark(100, 2)), 105), "however many marks come before their bytes");
+    assert_eq!(bridge.begins(id), Some(mark(0, 1).position), "however many have come since");
+
+    // The device says where a log begins even if it has reached the end before it could say anything.
+    let mut device = Mux::new(Side::Device, DEVICE);
+    device.begin(0);
+    let body = StreamBody::Open(logs());
+    device.receive(StreamFrame { id, body, number: Some(0) }, 0);
+    let (id, _) = device.asked().expect("it was asked");
+    device.accept(id);
+    for said in [mark(0, 1), mark(50, 2), mark(100, 3)] {
+        device.mark(id, said);
+    }
+    let told = std::iter::from_fn(|| device.transmit(0)).filter_map(|frame| match frame.body {
+        StreamBody::Mark(mark) => Some(mark),
+        _ => None,
+    });
+    assert_eq!(told.collect::<Vec<_>>(), [mark(0, 1), mark(100, 3)]);
 }
 
 #[test]

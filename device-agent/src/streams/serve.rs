@@ -72,7 +72,9 @@ async fn answer<S: Service>(stream: &Stream, request: StreamRequest, service: &S
         StreamRequest::PortForward(pod, port) => {
             let Connection { output, mut input } = service.port_forward(pod, port).await?;
             stream.accept();
-            tokio::join!(give(stream, output, stream.writer(1)), take(stream.reader(0), &mut input));
+            let mut writer = stream.writer(1);
+            let given = async move { give(stream, output, &mut writer).await };
+            tokio::join!(given, take(stream.reader(0), &mut input));
         }
         StreamRequest::Stats => {
             let stats = encode(&service.stats().await?);
@@ -85,15 +87,19 @@ async fn answer<S: Service>(stream: &Stream, request: StreamRequest, service: &S
 }
 
 async fn give_log(stream: &Stream, log: Log) {
-    let given = give(stream, log.output, stream.writer(1));
-    let Some(mut marks) = log.marks else { return given.await };
+    let mut writer = stream.writer(1);
+    let Some(mut marks) = log.marks else { return give(stream, log.output, &mut writer).await };
     // Before any byte, so that every byte has a mark before it.
     stream.mark(marks.borrow_and_update().clone());
+    let last = marks.clone();
     tokio::select! {
         // Both may be cancelled: when one is done the other is of no use.
-        () = given => {}
+        () = give(stream, log.output, &mut writer) => {}
         () = tell_marks(stream, marks) => {}
     }
+    // Before the end, so that whoever wanted no more at once goes on from there.
+    let last = last.borrow().clone();
+    stream.mark(last);
 }
 
 /// Never ends by itself.
@@ -145,12 +151,12 @@ async fn talk(stream: &Stream, process: Process) {
 
 async fn give_if_there(stream: &Stream, output: Option<Output>, channel: u8) {
     if let Some(output) = output {
-        give(stream, output, stream.writer(channel)).await;
+        give(stream, output, &mut stream.writer(channel)).await;
     }
 }
 
 /// Sends an output until its end. Reads only what the other end has room for.
-async fn give(stream: &Stream, mut output: Output, mut writer: Writer) {
+async fn give(stream: &Stream, mut output: Output, writer: &mut Writer) {
     while let Ok(room) = writer.room().await {
         match read_some(&mut output, room).await {
             Ok(bytes) if bytes.is_empty() => return,

@@ -126,11 +126,12 @@ pub(super) async fn open(
         (None, None) => Start::Oldest,
     };
     let Run { path, attempt, rotation, ended } = run;
-    let follow = request.follow;
+    let (follow, newest) = (request.follow, request.newest);
     // Before the reader: what is written in between is then seen by one of them.
     let changes = follow.then(|| Changes::of(&path));
-    let opening =
-        tokio::task::spawn_blocking(move || Reader::open(path, attempt, &start, wanted, follow.then_some(rotation)));
+    let opening = tokio::task::spawn_blocking(move || {
+        Reader::open(path, attempt, &start, newest, wanted, follow.then_some(rotation))
+    });
     let reader = match opening.await {
         Ok(Ok(reader)) => reader,
         Ok(Err(OpenError::Gone)) => return Err(refusal(410, OpenError::Gone.to_string())),

@@ -22,6 +22,7 @@ fn request(pod: &str) -> LogsRequest {
         since: None,
         limit_bytes: None,
         from: None,
+        newest: None,
     }
 }
 

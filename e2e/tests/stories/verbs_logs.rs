@@ -4,11 +4,13 @@ use anyhow::{Context, Result};
 use hawser_e2e::kubectl::Kubectl;
 use hawser_e2e::recipes;
 use hawser_e2e::wait::{SOON, eventually};
-use hawser_e2e::world::{HubKind, Setting, World, mosquitto};
+use hawser_e2e::world::{HubKind, Port, Setting, World, mosquitto};
 use hawser_lab::rope::Faults;
 use hawser_lab::table::pod_is_ready;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 /// Shell code that waits until a file is there.
 fn until(path: &str) -> String {
@@ -199,7 +201,7 @@ async fn the_log_of_a_device_that_is_away_is_not_there_and_that_is_said() -> Res
     world.node_with_ready(0, "Unknown").await?;
     let (_, told) = kubectl.fails(&["logs", "far"]).await?;
     assert_eq!(told.trim().lines().count(), 1, "one clear line: {told}");
-    assert!(told.contains("device"), "{told}");
+    assert!(told.contains(&format!("device {} is offline since 2", world.device(0))), "{told}");
     // It goes on without us.
     go.write("now")?;
     world.mend_rope(0, Faults::default());
@@ -215,4 +217,77 @@ async fn the_log_of_a_device_that_is_away_is_not_there_and_that_is_said() -> Res
     assert_eq!(follower.line().await?.as_deref(), Some("there"));
     follower.kill().await?;
     world.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_kept_of_the_log_of_a_device_that_is_away_is_shown() -> Result<()> {
+    let world = World::start("logs-kept", 1).await?;
+    let Some(kubectl) = Kubectl::of(&world) else { return world.end().await };
+    let http = Port::take()?;
+    world.kill_bridge().await?;
+    world.start_bridge_with(&["--keep-logs", "4Ki", "--http", &http.address().to_string()])?;
+    world.node_ready(0).await?;
+    let (lives, crash) = (world.witness("lives"), world.witness("crash"));
+    // Two lives: the first one crashes when it is told to.
+    let script = format!(
+        "{}; echo life $(wc -l < {path}); [ $(wc -l < {path}) -gt 1 ] || {{ {}; exit 3; }}; seq 20; exec sleep 1000",
+        lives.note("x"),
+        until(&crash.path()),
+        path = lives.path()
+    );
+    let pod = world.create_pod(&recipes::pod("far", world.device(0), &script)).await?;
+    let lines = ["life 1".to_owned(), "life 2".to_owned()].into_iter().chain((1..=20).map(|number| number.to_string()));
+    let sizes: Vec<usize> = lines.map(|line| "2026-01-01T00:00:00.000000000Z ".len() + line.len() + 1).collect();
+    is_kept(&http, sizes[0]).await?;
+    crash.write("now")?;
+    world.pod_until(&pod, "restarted and running", |pod| restarts(pod) == 1 && pod_is_ready(pod)).await?;
+    is_kept(&http, sizes.iter().sum()).await?;
+    world.cut_rope(0);
+    world.node_with_ready(0, "Unknown").await?;
+
+    let text = kubectl.says(&["logs", "far", "--tail=2"]).await?;
+    let (lines, note) = text.split_at(text.len().min("19\n20\n".len()));
+    assert_eq!(lines, "19\n20\n");
+    let since = format!("[hawser: device {} is offline since 2", world.device(0));
+    assert!(note.starts_with(&since) && note.lines().count() == 1, "{note}");
+    // Who follows it gets the same, and an end.
+    let followed = kubectl.says(&["logs", "-f", "far", "--tail=2"]).await?;
+    assert!(followed.starts_with("19\n20\n[hawser: "), "{followed}");
+    assert_eq!(kubectl.says(&["logs", "far", "--tail=2", "--limit-bytes=5"]).await?, "19\n20");
+    assert!(kubectl.says(&["logs", "far", "--since=1s", "--tail=1"]).await?.starts_with("[hawser: "));
+    let timed = kubectl.says(&["logs", "far", "--since=1h", "--tail=1", "--timestamps"]).await?;
+    let (time, rest) = timed.split_once(' ').with_context(|| timed.clone())?;
+    assert!(time.parse::<jiff::Timestamp>().is_ok() && rest.starts_with("20\n["), "{timed}");
+    let before = kubectl.says(&["logs", "far", "--previous"]).await?;
+    assert!(before.starts_with("life 1\n[hawser: "), "{before}");
+
+    world.mend_rope(0, Faults::default());
+    world.node_ready(0).await?;
+    eventually("the device itself answers", SOON, || async {
+        match kubectl.says(&["logs", "far", "--tail=1"]).await {
+            Ok(text) if text == "20\n" => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await?;
+    world.end().await
+}
+
+/// Waits until so many bytes of logs are kept.
+async fn is_kept(http: &Port, bytes: usize) -> Result<()> {
+    let kept = async || -> Result<usize> {
+        let mut stream = TcpStream::connect(http.address()).await?;
+        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await?;
+        let mut text = String::new();
+        stream.take(1024 * 1024).read_to_string(&mut text).await?;
+        let line = text.lines().find_map(|line| line.strip_prefix("hawser_bridge_kept_log_bytes "));
+        Ok(line.context("no such metric")?.parse()?)
+    };
+    eventually("the log to be kept", SOON, || async {
+        match kept().await {
+            Ok(kept) if kept == bytes => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await
 }

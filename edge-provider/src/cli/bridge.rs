@@ -10,6 +10,7 @@ use embedded_hub::{Accounts, HubConfig, Password};
 use hawser_wire::Root;
 
 use super::cluster::ClusterArgs;
+use super::keep::KeepArgs;
 use super::kubelet::KubeletArgs;
 use super::process::{LogArgs, install_crypto, stop_on_signals};
 use super::{Failure, hub::read_password};
@@ -23,6 +24,7 @@ Examples:
   hawser bridge --hub mqtts://hub.example:8883 --hub-ca ca.pem --hub-password-file password
   hawser bridge --embedded-hub 0.0.0.0:1883 --advertise-hub mqtt://192.168.1.10:1883
   hawser bridge --embedded-hub 0.0.0.0:1883 --kubelet-advertise 192.168.1.10 --kubelet-ports 20000-20999
+  hawser bridge --hub mqtts://hub.example --hub-password-file password --keep-logs 16Ki
   hawser bridge --kubeconfig ~/.kube/config --hub mqtt://127.0.0.1 --hub-password-file password";
 
 /// Arguments of `hawser bridge`.
@@ -71,6 +73,8 @@ pub struct BridgeArgs {
     http: String,
     #[command(flatten)]
     kubelet: KubeletArgs,
+    #[command(flatten)]
+    keep: KeepArgs,
 }
 
 impl BridgeArgs {
@@ -97,6 +101,7 @@ impl BridgeArgs {
         };
         let hub = self.hub_choice()?;
         let kubelet = self.kubelet.config()?;
+        let keep_logs = self.keep.config()?;
         let client = self.cluster.client().await?;
         Ok(BridgeConfig {
             client,
@@ -108,6 +113,7 @@ impl BridgeArgs {
             http,
             advertised_hub: self.advertise_hub,
             kubelet,
+            keep_logs,
         })
     }
 

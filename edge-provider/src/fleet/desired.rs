@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use hawser_wire::deployment::{ContainerKind, EdgeDeployment};
 use hawser_wire::desired::{Index, IndexEntry, Wish, digest_of};
 use hawser_wire::limits::{MAX_INDEX_ENTRIES, MAX_OBJECT};
-use hawser_wire::{ContentHash, Digest, PodUid, Version};
+use hawser_wire::{ContentHash, Digest, PodUid, Version, codec};
 use virtual_node::PodRef;
 
 use crate::deployment::Object;
@@ -105,6 +105,11 @@ impl DesiredSet {
         self.entries.get(uid)
     }
 
+    /// What each pod is to be, as far as that is known.
+    pub(crate) fn deployments(&self) -> impl Iterator<Item = (&PodUid, Option<EdgeDeployment>)> {
+        self.entries.iter().map(|(uid, entry)| (uid, entry.wanted.deployment()))
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
@@ -142,6 +147,16 @@ impl DesiredSet {
 }
 
 impl Wanted {
+    /// What it is to be, if it is to run and that is known.
+    pub(crate) fn deployment(&self) -> Option<EdgeDeployment> {
+        match self {
+            Self::Run(running) => {
+                codec::decode(&running.deployment.bytes, MAX_OBJECT as usize).ok().map(|decoded| decoded.value)
+            }
+            Self::Keep | Self::Stop { .. } | Self::Retain => None,
+        }
+    }
+
     fn wish(&self) -> Wish {
         match self {
             Self::Run(running) => Wish::Run(running.deployment.reference),

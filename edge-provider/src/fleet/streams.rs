@@ -1,11 +1,12 @@
 //! The streams of the devices, as far as they concern the owner of their sessions.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hawser_streams::Streams;
 use hawser_wire::stream::mux::{Counts, Side};
 use hawser_wire::stream::{Stats, StreamFrame};
-use hawser_wire::{Channel, DeviceId, Down};
+use hawser_wire::{Channel, DeviceId, Down, PodUid};
 use jiff::Timestamp;
 use virtual_node::NodeName;
 use virtual_node::provider::stats::NodeStats;
@@ -25,7 +26,28 @@ pub(crate) struct DeviceStreams {
     open: usize,
 }
 
+/// What a device is to have, as far as its logs are concerned.
+#[derive(Debug)]
+pub(crate) struct Stock {
+    pub(crate) node: NodeName,
+    /// The containers of each pod; `None`: it is not known which ones they are.
+    pub(crate) pods: BTreeMap<PodUid, Option<Vec<String>>>,
+}
+
 impl Fleet {
+    /// What a device is to have. `None`: there is no such device.
+    pub(super) fn stock(&self, device: &DeviceId) -> Option<Stock> {
+        let slot = self.state.devices.get(device)?;
+        Some(Stock { node: slot.node.clone(), pods: slot.twin.containers().collect() })
+    }
+
+    /// Something is new about a device, for those who keep logs.
+    pub(super) fn ring(&self, device: &DeviceId) {
+        if let Some(bell) = &self.config.bell {
+            bell.device(device);
+        }
+    }
+
     /// The way to a device, if it is heard.
     pub(super) fn reach(&mut self, node: &NodeName, since: Option<Timestamp>) -> Result<Reach, StreamError> {
         let wall = self.moment().wall;
@@ -34,8 +56,8 @@ impl Fleet {
         let (slot, device) = slot.ok_or_else(|| no_device(node))?;
         if !slot.twin.is_online() {
             let message = match slot.twin.last_seen() {
-                Some(last) => format!("device {device} is offline; it was last heard {} ago", ago(last, wall)),
-                None => format!("device {device} is offline; it has never been heard"),
+                Some(last) => format!("device {device} is offline since {last:.0} ({})", ago(last, wall)),
+                None => format!("device {device} is offline: it was never heard"),
             };
             return Err(StreamError::Unreachable(message));
         }
@@ -51,7 +73,7 @@ impl Fleet {
             streams.begin();
             Box::new(DeviceStreams { streams, counted: Counts::default(), open: 0 })
         });
-        Ok(Reach { streams: streams.streams.clone(), since })
+        Ok(Reach { streams: streams.streams.clone(), since, ahead: slot.twin.ahead() })
     }
 
     /// What a device measured, in the words of the cluster.

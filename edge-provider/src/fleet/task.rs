@@ -26,10 +26,12 @@ use super::clock::Moment;
 use super::objects::ObjectPool;
 use super::reporting::{Line, Settled, What};
 use super::slot::Slot;
-use super::twin::{Context, Effect, Event, Full, Settings, Wish};
+use super::streams::Stock;
+use super::twin::{Context, Effect, Event, Full, Observation, Settings, Wish};
 use crate::hub::client::{FromHub, HubSender};
 use crate::hub::rate::{Bucket, Rate};
 use crate::hub::session::Heard;
+use crate::kept::bell::Bell;
 use crate::metrics::{Dropped, Metrics};
 use crate::registry::key_store::KeyStore;
 use crate::registry::record::DeviceRecord;
@@ -60,6 +62,8 @@ pub struct FleetConfig {
     pub hub: HubSender,
     /// The counters.
     pub metrics: Metrics,
+    /// Whom to tell what is new about devices, if logs are kept.
+    pub(crate) bell: Option<Bell>,
 }
 
 /// The fleet does not run any more.
@@ -96,6 +100,7 @@ enum Command {
     NoDevice(DeviceId),
     DevicesListed,
     Tell(NodeName, Box<EventReport>),
+    Stock(DeviceId, oneshot::Sender<Option<Stock>>),
     Reach(NodeName, Option<Timestamp>, oneshot::Sender<Result<Reach, StreamError>>),
     NameStats(NodeName, Box<Stats>, oneshot::Sender<Result<NodeStats, StreamError>>),
 }
@@ -161,6 +166,13 @@ impl FleetHandle {
         let (reply, answer) = oneshot::channel();
         self.send(Command::Reach(node.clone(), since, reply)).await.map_err(stopping)?;
         answer.await.map_err(|_| stopping(FleetStopped))?
+    }
+
+    /// What a device is to have. `Ok(None)`: there is no such device.
+    pub(crate) async fn stock(&self, device: &DeviceId) -> Result<Option<Stock>, FleetStopped> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Stock(device.clone(), reply)).await?;
+        answer.await.map_err(|_| FleetStopped)
     }
 
     /// What a device measured, in the words of the cluster.
@@ -336,6 +348,7 @@ impl Fleet {
             Command::NoDevice(device) => self.no_device(&device),
             Command::DevicesListed => self.state.listed = true,
             // Whoever asked may have gone meanwhile.
+            Command::Stock(device, reply) => drop(reply.send(self.stock(&device))),
             Command::Reach(node, since, reply) => drop(reply.send(self.reach(&node, since))),
             Command::NameStats(node, stats, reply) => drop(reply.send(self.name_stats(&node, *stats))),
             Command::Tell(node, event) => {
@@ -369,6 +382,9 @@ impl Fleet {
         let mut effects = Vec::new();
         let recorded = slot.twin.wish(uid, pod, wish, context, &mut effects);
         self.carry_out(&device, effects);
+        if matches!(recorded, Ok(true)) {
+            self.ring(&device);
+        }
         Ok(recorded?)
     }
 
@@ -414,6 +430,7 @@ impl Fleet {
             self.config.metrics.online.inc_by(-i64::from(slot.counted));
         }
         self.state.news.remove(id);
+        self.ring(id);
         self.config.metrics.devices.set(self.state.devices.len() as i64);
     }
 
@@ -532,8 +549,13 @@ impl Fleet {
         let context = self.context();
         let Some(slot) = self.state.devices.get_mut(device) else { return };
         let mut effects = Vec::new();
+        let (pods, opened) = (slot.twin.pods(), matches!(event, Event::SessionOpened(_)));
         slot.twin.handle(event, context, &mut effects);
+        let news = opened || slot.twin.pods() != pods;
         self.carry_out(device, effects);
+        if news {
+            self.ring(device);
+        }
     }
 
     fn context(&self) -> Context {
@@ -544,7 +566,12 @@ impl Fleet {
         for effect in effects {
             match effect {
                 Effect::Send(message) => self.seal_and_send(device, &message),
-                Effect::Observe(observation) => self.line(device, What::Observation(observation)),
+                Effect::Observe(observation) => {
+                    if let (Some(bell), Observation::Pod(pod, report, _)) = (&self.config.bell, &observation) {
+                        bell.pod(device, pod, report);
+                    }
+                    self.line(device, What::Observation(observation));
+                }
                 Effect::Rehandshake => self.rehandshake(device),
                 Effect::Count(counted) => self.config.metrics.count(counted),
             }
@@ -620,7 +647,7 @@ impl Fleet {
     }
 }
 
-pub(super) fn device_of(node: &NodeName) -> Option<DeviceId> {
+pub(crate) fn device_of(node: &NodeName) -> Option<DeviceId> {
     DeviceId::new(node.as_str()).ok()
 }
 

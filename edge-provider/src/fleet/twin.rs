@@ -9,6 +9,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use hawser_wire::deployment::EdgeDeployment;
 use hawser_wire::report::NodeFacts;
 use hawser_wire::session_messages::HelloPayload;
 use hawser_wire::{DeviceTime, Digest, Down, Open, PodUid, Up};
@@ -146,6 +147,8 @@ pub struct Twin {
     life: Life,
     clock: DeviceClock,
     skewed: Option<bool>,
+    /// How far the device's wall clock was ahead of ours when it was last heard, in milliseconds.
+    ahead: i64,
     /// As the device says it: looked at when they change, kept for as long as the device is known.
     facts: Option<Box<[u8]>>,
     /// Nobody has asked for them yet.
@@ -211,6 +214,7 @@ impl Twin {
             life: Life::Unheard { since: now.mono, last: last_seen },
             clock: DeviceClock::default(),
             skewed: None,
+            ahead: 0,
             facts: None,
             facts_are_new: false,
             called_online: false,
@@ -256,6 +260,20 @@ impl Twin {
     /// When it was there when it was that time here.
     pub fn to_device(&self, when: Timestamp) -> Option<DeviceTime> {
         self.clock.to_device(when)
+    }
+
+    /// How far the device's wall clock was ahead of ours when it was last heard, in milliseconds.
+    pub fn ahead(&self) -> i64 {
+        self.ahead
+    }
+
+    /// The containers of each pod; `None`: it is not known which ones they are.
+    pub fn containers(&self) -> impl Iterator<Item = (PodUid, Option<Vec<String>>)> {
+        self.desired.deployments().map(|(uid, spec)| {
+            let names =
+                |spec: EdgeDeployment| spec.all_containers().map(|(container, _)| container.name.clone()).collect();
+            (uid.clone(), spec.map(names))
+        })
     }
 
     /// Which pod of the device this is.

@@ -4,6 +4,7 @@
 #[expect(dead_code, reason = "shared with the tests of the bridge, which use more of it")]
 mod support;
 
+mod kept;
 mod service;
 
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use device_agent::identity::Identity;
 use device_agent::link::hub_url::HubUrl;
 use device_agent::runtime::scripted::Scripted;
 use edge_provider::device::{Device, DeviceSpec};
+use edge_provider::kept::KeepLogs;
 use embedded_hub::{Accounts, Hub, HubConfig, Password};
 use hawser_wire::session::StaticKey;
 use hawser_wire::stream::{CHUNK, CREDIT};
@@ -50,8 +52,13 @@ struct Ground {
 impl Ground {
     /// A device with one pod, heard by the bridge.
     async fn start() -> Result<Self> {
+        Self::start_keeping(None).await
+    }
+
+    /// As [`Ground::start`]; the bridge keeps logs.
+    async fn start_keeping(keep_logs: Option<KeepLogs>) -> Result<Self> {
         let hub = Hub::start(HubConfig::on_loopback(Accounts::new(Password::new(PASSWORD)))).await?;
-        let world = World::on(hub.local_addr()).await?;
+        let world = World::keeping(keep_logs, hub.local_addr()).await?;
         let key = StaticKey::from_secret([5; 32]);
         let spec = DeviceSpec { public_key: Some(key.public().to_string()), ..DeviceSpec::default() };
         world.devices().create(&PostParams::default(), &Device::new("pi", spec)).await?;
@@ -289,7 +296,7 @@ async fn a_lost_device_is_told_and_a_log_goes_on_when_it_is_back() -> Result<()>
     assert!(matches!(&lost, Err(StreamError::Unreachable(_))), "{lost:?}");
     within("the device to be offline", async || {
         let refused = ground.exec(&["hang"], OUT).await.err();
-        Ok(matches!(refused, Some(StreamError::Unreachable(why)) if why.contains("is offline; it was last heard")))
+        Ok(matches!(refused, Some(StreamError::Unreachable(why)) if why.starts_with("device pi is offline since 20")))
     })
     .await?;
     ground.end().await

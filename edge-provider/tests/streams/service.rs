@@ -46,6 +46,12 @@ pub(crate) fn line(number: u64) -> String {
     format!("line {number} {}\n", "-".repeat((number % 60) as usize))
 }
 
+/// A line with its time: one a second.
+pub(crate) fn stamped(number: u64) -> String {
+    let at = jiff::Timestamp::new(1_767_225_600 + number as i64, 5).expect("a time");
+    format!("{at:.9} {}", line(number))
+}
+
 impl Programs {
     pub(crate) fn new() -> Self {
         Self {
@@ -81,9 +87,15 @@ impl Programs {
         let mut lines = self.lines.subscribe();
         loop {
             while next < *lines.borrow_and_update() {
-                let text = line(next);
+                let mut text = if request.timestamps { stamped(next) } else { line(next) };
                 next += 1;
                 bytes += text.len() as u64;
+                if let Some(over) = request.limit_bytes.and_then(|limit| bytes.checked_sub(limit)) {
+                    text.truncate(text.len() - over as usize);
+                    // The rest of the line was not given: it goes on before it.
+                    let _ = output.write_all(text.as_bytes()).await;
+                    return;
+                }
                 if output.write_all(text.as_bytes()).await.is_err() {
                     return;
                 }
@@ -133,6 +145,15 @@ impl Service for Programs {
             }
             None => request.tail.map_or(0, |tail| self.lines.borrow().saturating_sub(tail)),
         };
+        let lines = *self.lines.borrow();
+        let newest = |most: u64| {
+            let sizes = (0..lines).rev().scan(0, |size, number| {
+                *size += stamped(number).len() as u64;
+                Some(*size)
+            });
+            lines - sizes.take_while(|size| *size <= most).count() as u64
+        };
+        let from = from.max(request.newest.map_or(0, newest));
         let (output, writer) = tokio::io::duplex(16 * 1024);
         let position = LogPosition { position: from.to_be_bytes().to_vec() };
         let (marks_in, marks) = watch::channel(LogMark { bytes: 0, position });

@@ -11,6 +11,7 @@ use edge_provider::device::join_token::StoredToken;
 use edge_provider::device::{DEFAULT_NAMESPACE, Device, DeviceSpec};
 use edge_provider::hub::address::HubAddress;
 use edge_provider::hub::client::HubAccess;
+use edge_provider::kept::KeepLogs;
 use edge_provider::metrics::Metrics;
 use edge_provider::provider::DeviceProvider;
 use hawser_wire::desired::{Want, WantedObject, Wish};
@@ -39,6 +40,7 @@ pub(crate) const PASSWORD: &str = "hub-password";
 pub(crate) struct World {
     pub(crate) client: kube::Client,
     pub(crate) hub: SocketAddr,
+    keep_logs: Option<KeepLogs>,
     running: Option<Running>,
     _api: lab_kube_api::KubeApi,
 }
@@ -54,6 +56,11 @@ struct Running {
 impl World {
     /// A cluster, and a bridge on the hub at `hub`.
     pub(crate) async fn on(hub: SocketAddr) -> Result<Self> {
+        Self::keeping(None, hub).await
+    }
+
+    /// As [`World::on`]; the bridge keeps logs.
+    pub(crate) async fn keeping(keep_logs: Option<KeepLogs>, hub: SocketAddr) -> Result<Self> {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let api = lab_kube_api::KubeApi::start(lab_kube_api::Config::default()).await?;
         let kubeconfig = Kubeconfig::from_yaml(&api.kubeconfig()?)?;
@@ -65,7 +72,7 @@ impl World {
         Api::all(client.clone()).create(&params, &namespace).await.context("create the namespace")?;
         let devices: Api<Device> = Api::all(client.clone());
         within("the CRD to be served", async || Ok(devices.list(&Default::default()).await.is_ok())).await?;
-        let mut world = Self { client, hub, running: None, _api: api };
+        let mut world = Self { client, hub, keep_logs, running: None, _api: api };
         world.start_bridge().await?;
         Ok(world)
     }
@@ -87,6 +94,7 @@ impl World {
             http: Some(SocketAddr::from(([127, 0, 0, 1], 0))),
             advertised_hub: None,
             kubelet: None,
+            keep_logs: self.keep_logs,
         })
         .await?;
         let (key, metrics, stop) = (bridge.public_key(), bridge.metrics().clone(), CancellationToken::new());

@@ -29,7 +29,7 @@ use alloc::borrow::ToOwned;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::String;
 
-use super::{CREDIT, LogMark, OPEN_WITHIN, StreamRefusal, StreamRequest};
+use super::{CREDIT, LogMark, LogPosition, OPEN_WITHIN, StreamRefusal, StreamRequest};
 use one::{Phase, Stream};
 use session::Session;
 
@@ -289,12 +289,18 @@ impl Mux {
         self.streams.get_mut(&id)?.resized.take()
     }
 
-    /// Device: from where the log can be continued. Only the last one counts.
+    /// Device: from where the log can be continued. Only the one before all bytes and the last one count.
     pub fn mark(&mut self, id: u32, mark: LogMark) {
         if let Some(stream) = self.streams.get_mut(&id).filter(|stream| !stream.is_over()) {
-            stream.tell.mark = Some(mark);
+            let told = if mark.bytes == 0 { &mut stream.tell.begins } else { &mut stream.tell.mark };
+            *told = Some(mark);
             self.news = true;
         }
+    }
+
+    /// Bridge: the place at which the device began to read the log.
+    pub fn begins(&self, id: u32) -> Option<LogPosition> {
+        self.streams.get(&id)?.begins.clone()
     }
 
     /// Bridge: the last place from which a log can be continued, and how many bytes of it have come in all.

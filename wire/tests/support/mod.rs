@@ -444,6 +444,7 @@ fn stream() -> impl Strategy<Value = StreamFrame> {
             since: number.map(DeviceTime),
             limit_bytes: number,
             from: number.map(|number| position(number.to_be_bytes().to_vec())),
+            newest: number,
         })
     });
     let request = prop_oneof![

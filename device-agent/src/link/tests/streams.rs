@@ -52,6 +52,7 @@ fn bulk_is_never_far_ahead_of_a_heartbeat() {
         since: None,
         limit_bytes: None,
         from: None,
+        newest: None,
     };
     for _ in 0..10 {
         bridge.open(StreamRequest::Logs(request.clone()), 0).unwrap();

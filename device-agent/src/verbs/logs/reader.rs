@@ -14,7 +14,7 @@ use super::Rotation;
 use super::parts::{Part, is_still, snapshot};
 use super::position::Position;
 use super::select::{Select, Wanted};
-use super::tail::{self, Part as _, Place};
+use super::tail::{self, Part as _, Place, Reach};
 
 /// How much is read at a time. A mark is at most so far ahead of what was delivered.
 const BLOCK: usize = 32 * 1024;
@@ -86,15 +86,12 @@ impl Reader {
         path: PathBuf,
         attempt: u32,
         start: &Start,
+        newest: Option<u64>,
         wanted: Wanted,
         follow: Option<Rotation>,
     ) -> Result<Self, OpenError> {
         let parts = snapshot(&path)?;
-        let place = match start {
-            Start::Oldest => Place { part: 0, offset: 0 },
-            Start::Tail(lines) => tail::start_of_tail(&parts, *lines, TAIL_BLOCK)?,
-            Start::At(position) => position.find(&parts)?.ok_or(OpenError::Gone)?,
-        };
+        let place = place(&parts, start, newest)?;
         let mut select = Select::new(wanted);
         select.begin_at(place.offset);
         let mut parts = VecDeque::from(parts);
@@ -223,6 +220,22 @@ impl Reader {
     }
 }
 
+/// Where reading begins, no further than `newest` bytes from the end.
+fn place(parts: &[Part], start: &Start, newest: Option<u64>) -> Result<Place, OpenError> {
+    let tail = |lines, bytes| tail::start_of_tail(parts, Reach { lines, bytes }, TAIL_BLOCK);
+    let place = match (start, newest) {
+        (Start::Oldest, None) => Place { part: 0, offset: 0 },
+        (Start::Oldest, bytes) => tail(None, bytes)?,
+        (Start::Tail(lines), bytes) => tail(Some(*lines), bytes)?,
+        (Start::At(position), None) => position.find(parts)?.ok_or(OpenError::Gone)?,
+        (Start::At(position), bytes) => {
+            let newest = tail(None, bytes)?;
+            position.find(parts)?.map_or(newest, |place| place.max(newest))
+        }
+    };
+    Ok(place)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -262,7 +275,7 @@ mod tests {
         }
 
         fn open_by(&self, rotation: Rotation, start: Start, follow: bool) -> Reader {
-            Reader::open(self.path.clone(), 3, &start, Wanted::default(), follow.then_some(rotation)).unwrap()
+            Reader::open(self.path.clone(), 3, &start, None, Wanted::default(), follow.then_some(rotation)).unwrap()
         }
     }
 
@@ -368,15 +381,48 @@ mod tests {
     }
 
     #[test]
+    fn the_newest_bytes_are_whole_lines_wherever_reading_would_begin() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = Writer::new(dir.path());
+        writer.write('F', "0");
+        let mut early = writer.open(Start::Oldest, false);
+        assert_eq!(read(&mut early).0, "0\n");
+        let zero = Position::decode(&early.marks().borrow().position).unwrap();
+        writer.write('F', "1");
+        writer.rotate(8);
+        for text in ["2", "3"] {
+            writer.write('F', text);
+        }
+        let line = "2026-11-21T04:19:16.000000007Z stdout F 0\n".len() as u64;
+        let newest = |start: Start, lines: u64| {
+            let opened = Reader::open(writer.path.clone(), 3, &start, Some(lines * line), Wanted::default(), None);
+            let mut reader = opened.unwrap();
+            let began = Position::decode(&reader.marks().borrow().position).unwrap();
+            (read(&mut reader).0, began)
+        };
+        assert_eq!(newest(Start::Oldest, 2).0, "2\n3\n");
+        assert_eq!(newest(Start::Tail(1), 2).0, "3\n");
+        assert_eq!(newest(Start::Tail(4), 2).0, "2\n3\n");
+        // It goes on where it was if that is near enough, and it can be told whether it did.
+        assert_eq!(newest(Start::At(zero), 3), ("1\n2\n3\n".into(), zero));
+        let (rest, began) = newest(Start::At(zero), 2);
+        assert!(rest == "2\n3\n" && began != zero, "{rest}");
+        // A place that is no longer kept is as good as one that is too far back.
+        fs::remove_file(writer.path.with_file_name("0.log.1")).unwrap();
+        assert_eq!(newest(Start::At(zero), 1).0, "3\n");
+    }
+
+    #[test]
     fn a_log_that_begins_later_is_followed_from_its_beginning() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("0.log");
-        let mut reader = Reader::open(path.clone(), 0, &Start::Tail(1), Wanted::default(), FOLLOW).unwrap();
+        let mut reader = Reader::open(path.clone(), 0, &Start::Tail(1), None, Wanted::default(), FOLLOW).unwrap();
         assert_eq!(read(&mut reader), (String::new(), Step::CaughtUp));
         let mut writer = Writer::new(dir.path());
         writer.write('F', "first");
         assert_eq!(read(&mut reader), ("first\n".into(), Step::CaughtUp));
-        let mut none = Reader::open(path.with_extension("none"), 0, &Start::Oldest, Wanted::default(), None).unwrap();
+        let mut none =
+            Reader::open(path.with_extension("none"), 0, &Start::Oldest, None, Wanted::default(), None).unwrap();
         assert_eq!(read(&mut none), (String::new(), Step::End));
     }
 
@@ -408,7 +454,7 @@ mod tests {
             writer.rotate(2);
         }
         let position = Position::decode(&mark.position).unwrap();
-        let error = Reader::open(writer.path, 3, &Start::At(position), Wanted::default(), FOLLOW).unwrap_err();
+        let error = Reader::open(writer.path, 3, &Start::At(position), None, Wanted::default(), FOLLOW).unwrap_err();
         assert!(matches!(error, OpenError::Gone), "{error:?}");
     }
 

@@ -14,51 +14,71 @@ pub(super) trait Part {
 }
 
 /// A place in a log: which part, and where in it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place {
     pub(super) part: usize,
     pub(super) offset: u64,
 }
 
-/// Where the last `lines` lines begin. `parts` are in the order of their age, the oldest first. A line that came in several
-/// records is one line; a last line that has not ended is one, too; records that are none count as nothing.
-pub(super) fn start_of_tail<P: Part>(parts: &[P], lines: u64, block: usize) -> io::Result<Place> {
+/// How far back to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Reach {
+    /// No more than so many lines.
+    pub(super) lines: Option<u64>,
+    /// No more than so many bytes, as they are in the files.
+    pub(super) bytes: Option<u64>,
+}
+
+/// Where the last lines begin, as far back as may be gone. `parts` are in the order of their age, the oldest first. A line
+/// that came in several records is one line; a last line that has not ended is one, too; records that are none count as
+/// nothing.
+pub(super) fn start_of_tail<P: Part>(parts: &[P], reach: Reach, block: usize) -> io::Result<Place> {
     let Some(last) = parts.len().checked_sub(1) else { return Ok(Place { part: 0, offset: 0 }) };
-    let mut start = Place { part: last, offset: parts[last].length() };
-    let mut count = Count { lines, seen: 0, newest: true };
+    let end = Place { part: last, offset: parts[last].length() };
+    let mut tail = Tail { reach, lines: 0, newest: true, record: end, line: end };
+    // So many bytes lie behind the part that is looked at.
+    let mut behind = 0;
     let mut buffer = vec![0; block + MAX_HEADER];
     for (at, part) in parts.iter().enumerate().rev() {
         let enough = backwards(part, block, &mut buffer, |offset, header| {
-            if count.is_enough(header) {
-                return true;
-            }
-            start = Place { part: at, offset };
-            false
+            tail.is_enough(Place { part: at, offset }, behind + part.length() - offset, header)
         })?;
         if enough {
-            break;
+            return Ok(tail.line);
         }
+        behind += part.length();
     }
-    Ok(start)
+    Ok(tail.record)
 }
 
-struct Count {
+struct Tail {
+    reach: Reach,
+    /// So many lines were seen, the oldest of them perhaps in part.
     lines: u64,
-    seen: u64,
     /// Nothing was seen yet: whatever ends here ends a line.
     newest: bool,
+    /// The oldest record that was seen.
+    record: Place,
+    /// The oldest line whose beginning was seen.
+    line: Place,
 }
 
-impl Count {
-    /// Whether the record belongs to a line too many.
-    fn is_enough(&mut self, header: &Header<'_>) -> bool {
+impl Tail {
+    /// Whether the record at this place, from which it is so many bytes to the end, is one too many.
+    fn is_enough(&mut self, at: Place, bytes: u64, header: &Header<'_>) -> bool {
         if !header.partial || self.newest {
-            if self.seen == self.lines {
+            // A line ends with it, so that the one after it begins where the last record did.
+            self.line = self.record;
+            if self.reach.lines.is_some_and(|most| self.lines == most) {
                 return true;
             }
-            self.seen += 1;
+            self.lines += 1;
         }
         self.newest = false;
+        if self.reach.bytes.is_some_and(|most| bytes > most) {
+            return true;
+        }
+        self.record = at;
         false
     }
 }
@@ -121,7 +141,7 @@ mod tests {
     /// What is behind the start of the tail, as lines would be shown.
     fn tail(parts: &[String], lines: u64, block: usize) -> String {
         let bytes: Vec<Vec<u8>> = parts.iter().map(|part| part.clone().into_bytes()).collect();
-        let start = start_of_tail(&bytes, lines, block).unwrap();
+        let start = start_of_tail(&bytes, Reach { lines: Some(lines), bytes: None }, block).unwrap();
         let mut rest = parts[start.part][start.offset as usize..].to_owned();
         rest.extend(parts[start.part + 1..].iter().map(String::as_str));
         rest
@@ -150,6 +170,32 @@ mod tests {
         let torn = record('F', "1") + record('F', "2").trim_end();
         assert_eq!(tail(&[torn], 1, 16), record('F', "2").trim_end());
         assert_eq!(tail(&[String::new()], 3, 16), "");
+    }
+
+    #[test]
+    fn only_whole_lines_are_in_so_many_bytes() {
+        let parts = [record('F', "1") + &record('P', "2a"), record('F', "2b") + &record('F', "3")];
+        let one = record('F', "3").len() as u64;
+        let three = 3 * one + 2;
+        let from = |lines: Option<u64>, bytes: u64| {
+            let bytes_of: Vec<Vec<u8>> = parts.iter().map(|part| part.clone().into_bytes()).collect();
+            let start = start_of_tail(&bytes_of, Reach { lines, bytes: Some(bytes) }, 50).unwrap();
+            let mut rest = parts[start.part][start.offset as usize..].to_owned();
+            rest.extend(parts[start.part + 1..].iter().map(String::as_str));
+            rest
+        };
+        for (bytes, expected) in [
+            (0, String::new()),
+            (one - 1, String::new()),
+            (one, record('F', "3")),
+            // Half of a line is nothing.
+            (2 * one + 1, record('F', "3")),
+            (three, record('P', "2a") + &parts[1]),
+            (1_000_000, parts.concat()),
+        ] {
+            assert_eq!(from(None, bytes), expected, "{bytes}");
+        }
+        assert_eq!(from(Some(1), three), record('F', "3"));
     }
 
     proptest! {

@@ -69,6 +69,7 @@ impl Twin {
     pub(super) fn judge_clock(&mut self, skew: i64, effects: &mut Vec<Effect>) {
         let limit = if self.skewed == Some(true) { SKEW_MILLIS / 2 } else { SKEW_MILLIS };
         let skewed = skew.abs() > limit;
+        self.ahead = skew;
         if self.skewed.replace(skewed) != Some(skewed)
             && let Some(report) = self.node_report()
         {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hawser_wire::deployment::EdgeDeployment;
-use hawser_wire::limits::{MAX_OBJECT, MAX_PLAINTEXT, MAX_REPORT_ITEMS};
+use hawser_wire::limits::{MAX_PLAINTEXT, MAX_REPORT_ITEMS};
 use hawser_wire::report::{DeviceEvent, Gone, NodeFacts, Numbered, Report, ReportItem, WorkloadReport};
 use hawser_wire::{Ack, ContentHash, Down, Open, PodUid, codec};
 use virtual_node::provider::{ConditionReport, NodeReport, PodReport};
@@ -149,11 +149,9 @@ impl Twin {
 
     /// What a pod is to be, if it is to run, and its hash.
     fn wanted(&self, uid: &PodUid) -> Option<(EdgeDeployment, ContentHash)> {
-        match &self.desired.get(uid)?.wanted {
-            Wanted::Run(running) => {
-                let decoded = codec::decode(&running.deployment.bytes, MAX_OBJECT as usize).ok()?;
-                Some((decoded.value, running.deployment.reference.hash))
-            }
+        let wanted = &self.desired.get(uid)?.wanted;
+        match wanted {
+            Wanted::Run(running) => Some((wanted.deployment()?, running.deployment.reference.hash)),
             Wanted::Keep | Wanted::Stop { .. } | Wanted::Retain => None,
         }
     }

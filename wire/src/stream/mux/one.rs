@@ -3,7 +3,7 @@
 use alloc::collections::VecDeque;
 use alloc::string::String;
 
-use super::super::{LogMark, MAX_LOG_POSITION, StreamBody, StreamRefusal, StreamRequest};
+use super::super::{LogMark, LogPosition, MAX_LOG_POSITION, StreamBody, StreamRefusal, StreamRequest};
 use super::channel::{Incoming, Outgoing};
 use super::session::sentence;
 use super::{End, Side, Violation};
@@ -28,6 +28,8 @@ pub(super) struct Stream {
     /// The terminal's new size, until somebody takes it.
     pub(super) resized: Option<(u16, u16)>,
     marks: VecDeque<LogMark>,
+    /// Bridge: where the device says that the log begins.
+    pub(super) begins: Option<LogPosition>,
     /// The application has let go of it.
     pub(super) released: bool,
 }
@@ -55,6 +57,8 @@ pub(super) struct Tell {
     pub(super) answer: Option<Result<(), StreamRefusal>>,
     pub(super) abort: Option<String>,
     pub(super) resize: Option<(u16, u16)>,
+    /// Where it begins: said first, whatever came after it.
+    pub(super) begins: Option<LogMark>,
     pub(super) mark: Option<LogMark>,
     pub(super) exit: Option<i32>,
 }
@@ -75,6 +79,7 @@ impl Stream {
             tell: Tell::default(),
             resized: None,
             marks: VecDeque::new(),
+            begins: None,
             released: false,
         }
     }
@@ -158,6 +163,9 @@ impl Stream {
         if !in_order || mark.position.position.len() > MAX_LOG_POSITION {
             return;
         }
+        if mark.bytes == 0 {
+            self.begins.get_or_insert_with(|| mark.position.clone());
+        }
         if self.marks.len() == MAX_MARKS {
             self.marks.pop_back();
         }
@@ -230,7 +238,7 @@ impl Stream {
         if let Some((columns, rows)) = self.tell.resize.take() {
             return Some(StreamBody::Resize(columns, rows));
         }
-        if let Some(mark) = self.tell.mark.take() {
+        if let Some(mark) = self.tell.begins.take().or_else(|| self.tell.mark.take()) {
             return Some(StreamBody::Mark(mark));
         }
         if matches!(self.phase, Phase::Opening { .. }) {
