@@ -52,9 +52,10 @@ fuzz *args:
 conformance *args:
     e2e/conformance/run {{ args }}
 
-# measure and print, as docs/benchmarks.md shows it
+# measure and print, as docs/benchmarks.md shows it; as root, with Go and containerd, containers beside a kubelet too
 bench:
     cargo run --release -p hawser-e2e --bin bench
+    e2e/cluster/bench
 
 # everything that must hold before a change goes in
 ci:

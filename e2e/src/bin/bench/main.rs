@@ -1,9 +1,11 @@
 //! Measures and prints, for `docs/benchmarks.md`. Asserts nothing about speed or size.
 //!
-//! `cargo run --release -p hawser-e2e --bin bench [latency] [agent] [wire] [streams] [bridge] [sizes]`; without a name, all of them.
+//! `cargo run --release -p hawser-e2e --bin bench [latency] [agent] [wire] [streams] [bridge] [sizes] [containers]`; without a
+//! name, all of them. `containers` needs what `e2e/cluster/bench` starts before it.
 //! `bridge:10000` is the bridge with so many devices.
 
 mod bridge;
+mod containers;
 mod latency;
 mod memory;
 mod simulated;
@@ -12,7 +14,7 @@ mod streams;
 
 use anyhow::{Context, Result, bail};
 
-const ALL: [&str; 6] = ["latency", "agent", "wire", "streams", "bridge", "sizes"];
+const ALL: [&str; 7] = ["latency", "agent", "wire", "streams", "bridge", "sizes", "containers"];
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -33,6 +35,7 @@ async fn main() -> Result<()> {
             "streams" => streams::run().await?,
             "bridge" => bridge::run(devices).await?,
             "sizes" => sizes::run(),
+            "containers" => containers::run().await?,
             other => bail!("there is no bench `{other}`; there are {}", ALL.join(", ")),
         }
     }

@@ -15,7 +15,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::latency::until_ready;
+use crate::latency::Place;
 use crate::memory::{mib, pss_kib};
 
 const POD: &str = "server";
@@ -197,7 +197,7 @@ async fn beside_bulk(world: &World, kubectl: &Kubectl) -> Result<()> {
         for number in 0..PODS {
             // A phase of its own for each pod, or everything locks onto somebody's tick.
             tokio::time::sleep(Duration::from_millis((number * 137 % 500) as u64)).await;
-            samples.push(until_ready(world, &[format!("beside-{streams}-{number}")]).await?);
+            samples.push(Place::processes(world).until_ready(&[format!("beside-{streams}-{number}")]).await?);
         }
         print(what, &mut samples);
         for (mut child, drained) in bulk {
