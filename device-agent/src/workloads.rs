@@ -34,6 +34,7 @@ use tracing::{Instrument, info, info_span, warn};
 
 use self::owner::{Beginning, Owner};
 use self::plan::Order;
+use self::room::Room;
 use crate::desired::DesiredSet;
 use crate::runtime::{Found, Runtime};
 
@@ -42,6 +43,7 @@ pub mod expand;
 pub mod lifecycle;
 mod owner;
 pub mod plan;
+mod room;
 pub mod store;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -122,6 +124,7 @@ struct Known {
 
 struct Supervisor<R, S> {
     parts: Parts<R, S>,
+    room: Room,
     known: BTreeMap<PodUid, Known>,
     owners: JoinSet<()>,
     /// Whose task is whose; a panic does not say.
@@ -135,7 +138,13 @@ async fn supervise<R: Runtime, S: WorkloadStore>(mut parts: Parts<R, S>) {
     let recovered = std::mem::take(&mut parts.recovered);
     let mut desired = parts.desired.clone();
     let stop = parts.stop.clone();
-    let mut supervisor = Supervisor { parts, known: BTreeMap::new(), owners: JoinSet::new(), names: HashMap::new() };
+    let mut supervisor = Supervisor {
+        parts,
+        room: Room::default(),
+        known: BTreeMap::new(),
+        owners: JoinSet::new(),
+        names: HashMap::new(),
+    };
     // Cancel-safe: an inventory changes nothing.
     let inventory = tokio::select! {
         inventory = supervisor.inventory() => inventory,
@@ -221,7 +230,7 @@ impl<R: Runtime, S: WorkloadStore> Supervisor<R, S> {
     fn own(&mut self, uid: PodUid, beginning: Beginning) {
         let (orders, receiver) = watch::channel(None);
         let span = info_span!("pod", %uid);
-        let owner = Owner::new(uid.clone(), &self.parts, receiver);
+        let owner = Owner::new(uid.clone(), &self.parts, self.room.clone(), receiver);
         let handle = self.owners.spawn(owner.run(beginning).instrument(span));
         self.names.insert(handle.id(), uid.clone());
         self.known.insert(uid, Known { orders, given: None });

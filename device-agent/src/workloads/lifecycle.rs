@@ -256,6 +256,11 @@ impl Lifecycle {
         self.record.containers.iter().any(|c| c.is_alive() || c.exit.is_some() || c.last.is_some())
     }
 
+    /// Whether it has ended for good, and nothing of it runs any more.
+    pub fn has_ended(&self) -> bool {
+        self.record.outcome.is_some() && !self.record.containers.iter().any(Container::is_alive)
+    }
+
     /// When to say [`Event::Tick`].
     pub fn wake(&self) -> Option<DeviceTime> {
         self.wake.map(DeviceTime)

@@ -21,11 +21,12 @@ use super::actions;
 use super::expand::{HostFacts, expand_container};
 use super::lifecycle::{Effect, Event, Lifecycle, PlaceProblem, Resync, StartProblem};
 use super::plan::Order;
+use super::room::{Room, Taken};
 use super::store::WorkloadStore;
 use super::{Clock, Eviction, INVENTORY_PAUSE, Parts};
 use crate::runtime::{
-    ContainerId, ContainerStart, Found, ImageState, ImageWanted, PodReady, PodSetup, PrepareError, Runtime, StartError,
-    Started, VolumeFile,
+    ContainerId, ContainerStart, Found, ImageState, ImageWanted, PodReady, PodSetup, PrepareError, Refusal, Runtime,
+    StartError, Started, VolumeFile,
 };
 
 /// How many events wait for a full report queue. Older ones are dropped: the latest status tells the same story.
@@ -73,6 +74,9 @@ pub(super) struct Owner<R, S> {
     /// When to try again to save, after a failure.
     save_again: Option<DeviceTime>,
     addresses: Option<Vec<String>>,
+    room: Room,
+    /// What the pod takes of it, from before its first container until after its last.
+    taken: Option<Taken>,
     /// The record is forgotten: only what waits is still to be said.
     over: bool,
 }
@@ -102,7 +106,7 @@ enum Woken {
 }
 
 impl<R: Runtime, S: WorkloadStore> Owner<R, S> {
-    pub(super) fn new(uid: PodUid, parts: &Parts<R, S>, orders: watch::Receiver<Option<Order>>) -> Self {
+    pub(super) fn new(uid: PodUid, parts: &Parts<R, S>, room: Room, orders: watch::Receiver<Option<Order>>) -> Self {
         Self {
             lifecycle: Lifecycle::new(uid.clone(), parts.runtime.scheme()),
             uid,
@@ -124,6 +128,8 @@ impl<R: Runtime, S: WorkloadStore> Owner<R, S> {
             saved: Vec::new(),
             save_again: None,
             addresses: None,
+            room,
+            taken: None,
             over: false,
         }
     }
@@ -293,6 +299,9 @@ impl<R: Runtime, S: WorkloadStore> Owner<R, S> {
         for effect in effects {
             self.carry_out(effect);
         }
+        if self.lifecycle.has_ended() {
+            self.taken = None;
+        }
         self.unsaid = true;
     }
 
@@ -428,13 +437,26 @@ impl<R: Runtime, S: WorkloadStore> Owner<R, S> {
         });
     }
 
+    /// Whether the pod is, or may be, on this device.
+    fn take_in(&mut self, pod: &EdgeDeployment) -> Result<(), Refusal> {
+        // First, or it would give back what is taken now.
+        self.taken = None;
+        if self.lifecycle.has_begun() {
+            self.taken = Some(self.room.hold(pod));
+            return Ok(());
+        }
+        if let Some(refusal) = self.runtime.reject(pod) {
+            return Err(refusal);
+        }
+        self.taken = Some(self.room.take(pod, &self.host.borrow().allocatable)?);
+        Ok(())
+    }
+
     fn carry_out(&mut self, effect: Effect) {
         let runtime = self.runtime.clone();
         match effect {
             Effect::Prepare(spec) => {
-                if !self.lifecycle.has_begun()
-                    && let Some(refusal) = runtime.reject(&spec)
-                {
+                if let Err(refusal) = self.take_in(&spec) {
                     self.flight.launch(std::future::ready(Landed::Happened(Event::Rejected(refusal))));
                     return;
                 }

@@ -27,7 +27,7 @@ struct Agent {
     desired: watch::Sender<Arc<DesiredSet>>,
     reports: mpsc::Receiver<ReportItem>,
     resync: watch::Sender<u64>,
-    _host: watch::Sender<Arc<HostFacts>>,
+    host: watch::Sender<Arc<HostFacts>>,
     evict: watch::Sender<Option<Arc<Eviction>>>,
     stop: CancellationToken,
     task: JoinHandle<()>,
@@ -103,7 +103,7 @@ impl World {
             evictions,
             stop: stop.clone(),
         });
-        self.agent = Some(Agent { desired, reports: receiver, resync, _host: host, evict, stop, task });
+        self.agent = Some(Agent { desired, reports: receiver, resync, host, evict, stop, task });
     }
 
     async fn stop(&mut self) {
@@ -225,6 +225,43 @@ async fn more_pods_than_places_in_the_queue_all_have_their_say() {
     let said = world.said(5).await;
     let running = reports(&said).into_iter().filter(|report| report.phase == Phase::Running).count();
     assert_eq!(running, 100);
+    world.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_for_which_there_is_no_room_fails_and_leaves_the_others_alone() {
+    let mut world = World::new();
+    let few = HostFacts { allocatable: [("pods".to_owned(), 2)].into(), ..HostFacts::default() };
+    world.runtime.script("web", vec![Script::server()]);
+    world.start(64);
+    world.agent.as_ref().unwrap().host.send_replace(Arc::new(few.clone()));
+    for name in ["a", "b"] {
+        world.run(&pod(name));
+    }
+    world.said(1).await;
+    world.run(&pod("c"));
+    let said = world.said(1).await;
+    assert_eq!(reasons(&said), ["OutOfpods"]);
+    let last = reports(&said).last().copied().unwrap().clone();
+    assert_eq!((last.phase, last.reason.as_deref(), last.containers.len()), (Phase::Failed, Some("OutOfpods"), 0));
+    assert!(last.message.unwrap().starts_with("Pod was rejected: Node didn't have enough resource: pods, "));
+
+    // Another agent finds the same: who has begun goes on, and who was rejected stays so.
+    world.stop().await;
+    world.start(64);
+    world.agent.as_ref().unwrap().host.send_replace(Arc::new(few));
+    let said = world.said(1).await;
+    let phases: BTreeMap<_, _> = reports(&said).iter().map(|report| (report.uid.as_str(), report.phase)).collect();
+    assert_eq!(phases, [("a", Phase::Running), ("b", Phase::Running), ("c", Phase::Failed)].into());
+
+    // Who goes leaves room, though not for one that was rejected.
+    world.pods.remove(&uid("a"));
+    world.publish();
+    world.said(60).await;
+    world.run(&pod("d"));
+    let said = world.said(1).await;
+    assert!(!reasons(&said).contains(&"OutOfpods"));
+    assert_eq!(reports(&said).last().unwrap().phase, Phase::Running);
     world.stop().await;
 }
 

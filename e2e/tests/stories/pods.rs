@@ -8,6 +8,7 @@ use hawser_e2e::wait::{SOON, never};
 use hawser_e2e::world::World;
 use hawser_lab::table::pod_is_ready;
 use k8s_openapi::api::core::v1::{Pod, VolumeMount};
+use kube::ResourceExt;
 use kube::api::{DeleteParams, PostParams};
 use serde_json::json;
 
@@ -170,6 +171,38 @@ async fn many_pods_at_once_all_run() -> Result<()> {
     world
         .pods_until("40 are ready", SOON * 2, |pods| pods.iter().filter(|pod| pod_is_ready(pod)).count() == 40)
         .await?;
+    world.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_hundred_pods_at_once_those_run_for_which_there_is_room() -> Result<()> {
+    /// How many a device says that it takes.
+    const ROOM: usize = 110;
+    const ALL: usize = 200;
+    let world = World::start("two-hundred", 1).await?;
+    for number in 0..ALL {
+        let pod = recipes::pod(&format!("p-{number}"), world.device(0), "exec sleep 1000");
+        world.pods().create(&PostParams::default(), &pod).await?;
+    }
+    let reason = |pod: &Pod| pod.status.as_ref().and_then(|status| status.reason.clone()).unwrap_or_default();
+    let pods = world
+        .pods_until("all are ready or rejected", SOON * 4, |pods| {
+            pods.len() == ALL && pods.iter().all(|pod| pod_is_ready(pod) || phase(pod) == "Failed")
+        })
+        .await?;
+    let (ready, rejected): (Vec<_>, Vec<_>) = pods.iter().partition(|pod| pod_is_ready(pod));
+    assert_eq!((ready.len(), rejected.len()), (ROOM, ALL - ROOM));
+    for pod in &rejected {
+        let status = pod.status.clone().unwrap_or_default();
+        assert_eq!(reason(pod), "OutOfpods", "{status:#?}");
+        let said = "Pod was rejected: Node didn't have enough resource: pods, requested: 1, used: 110, capacity: 110";
+        assert_eq!(status.message.as_deref(), Some(said));
+    }
+    // Who goes makes room for who comes, and not for who was rejected.
+    world.pods().delete(&ready[0].name_any(), &DeleteParams::default()).await?;
+    world.pod_gone(ready[0]).await?;
+    let next = world.create_pod(&recipes::pod("next", world.device(0), "exec sleep 1000")).await?;
+    world.pod_ready(&next).await?;
     world.end().await
 }
 
