@@ -20,6 +20,7 @@ mod statuses;
 mod steady;
 mod strangers;
 mod tls;
+mod verbs_containers;
 mod verbs_exec;
 mod verbs_faults;
 mod verbs_logs;

@@ -23,7 +23,7 @@ async fn waiting_pod(world: &World) -> Result<()> {
 }
 
 /// Bytes in which nothing repeats that a transfer could confuse.
-fn noise(count: usize) -> Vec<u8> {
+pub(crate) fn noise(count: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut bytes = Vec::with_capacity(count + 8);
     while bytes.len() < count {
@@ -183,6 +183,7 @@ async fn files_are_copied_there_and_back() -> Result<()> {
         kubectl.says(&["cp", &format!("box:{there}"), &back]).await?;
         same_tree(&folder.path().join("tree"), Path::new(&back))?;
     }
+    crate::verbs_containers::a_tree_is_copied(&kubectl, &at("hundred")).await?;
     // Whether kubectl takes the end of an empty archive for success is its own matter.
     kubectl.run(&["cp", "box:/no/such/file", &at("nothing")]).await?;
     assert!(!Path::new(&at("nothing")).exists());

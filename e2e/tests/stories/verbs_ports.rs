@@ -28,8 +28,14 @@ async fn listening_pod(world: &World, ports: &[&Port]) -> Result<()> {
 
 /// Forwards to these ports of the pod; where it listens for each.
 async fn forwarded(kubectl: &Kubectl, ports: &[&Port]) -> Result<(Running, Vec<SocketAddr>)> {
-    let pairs: Vec<String> = ports.iter().map(|port| format!(":{}", port.address().port())).collect();
-    let mut arguments = vec!["port-forward", "pod/server", "--address", "127.0.0.1"];
+    let ports: Vec<u16> = ports.iter().map(|port| port.address().port()).collect();
+    forwarded_to(kubectl, "server", &ports).await
+}
+
+/// Forwards to these ports of a pod; where it listens for each.
+pub(crate) async fn forwarded_to(kubectl: &Kubectl, pod: &str, ports: &[u16]) -> Result<(Running, Vec<SocketAddr>)> {
+    let (pod, pairs) = (format!("pod/{pod}"), ports.iter().map(|port| format!(":{port}")).collect::<Vec<_>>());
+    let mut arguments = vec!["port-forward", &pod, "--address", "127.0.0.1"];
     arguments.extend(pairs.iter().map(String::as_str));
     let mut running = kubectl.start(&arguments)?;
     let mut addresses = Vec::new();
@@ -42,7 +48,7 @@ async fn forwarded(kubectl: &Kubectl, ports: &[&Port]) -> Result<(Running, Vec<S
 }
 
 /// What a client hears that sends this and then nothing more.
-async fn exchange(address: SocketAddr, bytes: &[u8]) -> Result<Vec<u8>> {
+pub(crate) async fn exchange(address: SocketAddr, bytes: &[u8]) -> Result<Vec<u8>> {
     let stream = TcpStream::connect(address).await?;
     let (mut from, mut to) = stream.into_split();
     let send = async {
