@@ -43,7 +43,7 @@ fn is_guaranteed(one: &ResourceRequirements) -> bool {
 }
 
 /// The value of a quantity. Equal quantities written differently (`1`, `1000m`) have equal values.
-fn value(text: &str) -> Option<f64> {
+pub(super) fn value(text: &str) -> Option<f64> {
     let split = text.find(|c: char| !(c.is_ascii_digit() || matches!(c, '.' | '+' | '-'))).unwrap_or(text.len());
     let (number, suffix) = text.split_at(split);
     let number: f64 = number.parse().ok()?;

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::conditions;
 use super::qos;
+use super::resources;
 use crate::merge;
 use crate::provider::{ContainerWaiting, PodPhase, PodReport};
 
@@ -50,6 +51,7 @@ pub(crate) fn reported(pod: &Pod, report: &PodReport, observed: Option<i64>, now
     status.init_container_statuses = (!init.is_empty()).then_some(init);
     status.container_statuses = (!main.is_empty()).then_some(main);
     status.ephemeral_container_statuses = (!ephemeral.is_empty()).then_some(ephemeral);
+    resources::tell(&spec, &mut status);
     finish(&spec, &old, status, report.sandbox_ready, observed, now)
 }
 
@@ -108,6 +110,7 @@ pub(crate) fn waiting(
     status.ephemeral_container_statuses = (!added.is_empty()).then_some(added);
     status.init_container_statuses = (!init.is_empty()).then_some(init);
     status.container_statuses = (!main.is_empty()).then_some(main);
+    resources::tell(&spec, &mut status);
     Some(finish(&spec, &old, status, false, observed, now))
 }
 
@@ -271,12 +274,13 @@ mod tests {
         let conditions = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"].map(|kind| {
             json!({"type": kind, "status": "True", "lastTransitionTime": at(9).to_string(), "observedGeneration": 3})
         });
-        let expected = json!({
+        let mut expected = json!({
             "phase": "Running", "qosClass": "BestEffort", "observedGeneration": 3, "startTime": at(0).to_string(),
             "hostIP": "10.0.0.1", "hostIPs": [{"ip": "10.0.0.1"}], "podIP": "10.1.0.1", "podIPs": [{"ip": "10.1.0.1"}],
             "conditions": conditions,
             "containerStatuses": [container("c://1", 0, json!({"running": {"startedAt": at(1)}}))],
         });
+        expected["containerStatuses"][0]["resources"] = json!({});
         assert_eq!(status, expected);
     }
 
