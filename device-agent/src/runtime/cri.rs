@@ -50,6 +50,7 @@ mod abilities;
 mod admission;
 mod cgroups;
 mod describe;
+mod disk;
 mod exec;
 mod exit;
 mod facts;
@@ -399,8 +400,7 @@ impl Runtime for Cri {
     }
 
     async fn disk_use(&self, pod: Arc<EdgeDeployment>) -> Result<DiskUse, RuntimeError> {
-        let places = self.0.places.clone();
-        self.blocking(move || places.disk_use(&pod)).await
+        self.look_at_disk(pod).await
     }
 
     async fn image_store(&self, wanted: &BTreeSet<String>) -> Result<Option<ImageStore>, RuntimeError> {

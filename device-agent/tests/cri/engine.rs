@@ -123,6 +123,7 @@ state = "{dir}/state"
   netns_mounts_under_state_dir = true
   sandbox_image = "{IMAGE}"
   stream_server_port = "0"
+  stats_collect_period = 1
   [plugins."io.containerd.grpc.v1.cri".containerd]
     snapshotter = "native"
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]

@@ -2,7 +2,11 @@
 
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use device_agent::runtime::Runtime;
+use device_agent::runtime::cri::Cri;
 use hawser_wire::deployment::{
     Container, Content, EmptyDir, EnvValue, EnvVar, File, Files, HostPath, HostPathKind, Mount, Propagation,
     ReadOnlyBelow, RestartPolicy, User, Volume, VolumeSource,
@@ -204,4 +208,23 @@ async fn a_volume_in_memory_has_its_size_and_keeps_it() {
     device.run_to_end(&spec).await;
     assert_eq!(device.output("memory"), "tmpfs\n777\nfull\nsmall\n");
     device.sweep("memory").await;
+}
+
+#[tokio::test]
+async fn what_a_container_writes_into_its_own_files_counts_as_what_it_takes_of_the_disk() {
+    const WRITTEN: u64 = 16 << 20;
+    let Some(mut device) = Device::new() else { return };
+    device.start().await;
+    let script = "dd if=/dev/zero of=/srv/file bs=1048576 count=16; echo written; exec sleep 1000";
+    let spec = hasty(pod("writer", RestartPolicy::Never, shell(script)));
+    device.run(&spec);
+    device.until("the file to be written", |device| device.output("writer").contains("written")).await;
+    let (runtime, spec) = (Cri::connect(device.config.clone()).await.unwrap(), Arc::new(spec));
+    let deadline = Instant::now() + PATIENCE;
+    // The engine looks now and then.
+    while runtime.disk_use(spec.clone()).await.unwrap().containers["main"].bytes < WRITTEN {
+        assert!(Instant::now() < deadline, "the engine never says what was written");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    device.sweep("writer").await;
 }

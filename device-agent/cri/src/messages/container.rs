@@ -1,7 +1,8 @@
 //! Containers.
 
 use super::{
-    ImageSpec, Labels, NamespaceOption, PodSandboxConfig, SeLinuxOption, SecurityProfile, SupplementalGroupsPolicy,
+    FilesystemUsage, ImageSpec, Labels, NamespaceOption, PodSandboxConfig, SeLinuxOption, SecurityProfile,
+    SupplementalGroupsPolicy,
 };
 use prost::{Enumeration, Message};
 
@@ -438,6 +439,9 @@ pub struct ContainerStats {
     /// Memory.
     #[prost(message, optional, tag = "3")]
     pub memory: Option<MemoryUsage>,
+    /// What it has written into its own files.
+    #[prost(message, optional, tag = "4")]
+    pub writable_layer: Option<FilesystemUsage>,
 }
 
 /// Which container it is.

@@ -3,7 +3,7 @@
 //! The labels are those of a kubelet, so that tools for looking at an engine show names, and one that says which device
 //! they belong to. Whatever lacks that one is never looked at, let alone touched.
 
-use hawser_cri::{Container, Labels, PodSandbox};
+use hawser_cri::{Container, ContainerAttributes, Labels, PodSandbox};
 use hawser_wire::PodUid;
 use hawser_wire::deployment::{Container as Described, EdgeDeployment};
 
@@ -65,6 +65,11 @@ pub(super) fn container(device: &str, pod: &EdgeDeployment, container: &Describe
 /// Which pod a sandbox is of; `None`: none that this agent has made.
 pub(super) fn pod(sandbox: &PodSandbox) -> Option<PodUid> {
     PodUid::new(sandbox.labels.get(POD_UID)?).ok()
+}
+
+/// Which container something measured is of, by name.
+pub(super) fn name(measured: &ContainerAttributes) -> Option<&str> {
+    measured.labels.get(CONTAINER_NAME).map(String::as_str)
 }
 
 /// Which container it is; `None`: none that this agent has made.
