@@ -377,6 +377,12 @@ fn deployments(book: &mut Book) {
     looked_at.ephemeral_containers = vec![added(Some("main"), None), added(None, Some(hindrance))];
     book.add("EdgeDeployment/Ephemeral", looked_at);
     book.add("EdgeDeployment/Asks", asks());
+    let mut whole = deployment(RestartPolicy::Always, PullPolicy::Always);
+    let limits = Resources { cpu_limit_millis: Some(500), memory_limit_bytes: Some(1 << 26), ..Resources::default() };
+    let overhead =
+        Resources { cpu_request_millis: Some(250), memory_request_bytes: Some(1 << 25), ..Resources::default() };
+    whole.engine = Some(Engine { asks: vec![Ask::Resources(limits), Ask::Overhead(overhead)], ..Engine::default() });
+    book.add("EdgeDeployment/Whole", whole);
     let content = Content::Inline(vec![1, 2]);
     book.add("File/Owner", File { path: "token".into(), mode: 0o600, content, owner: Some(1000) });
     for kind in [
@@ -572,7 +578,13 @@ fn every_variant_has_a_sample(
     }
     match ask {
         Ask::HostProcesses | Ask::HostIpc | Ask::SharedProcesses | Ask::Sysctl { .. } | Ask::Handler(_) => {}
-        Ask::HostAlias { .. } | Ask::Dns(_) | Ask::Subdomain(_) | Ask::HostnameIsWhole | Ask::StrictGroups => {}
+        Ask::HostAlias { .. }
+        | Ask::Dns(_)
+        | Ask::Subdomain(_)
+        | Ask::HostnameIsWhole
+        | Ask::StrictGroups
+        | Ask::Resources(_)
+        | Ask::Overhead(_) => {}
     }
     match confinement {
         ConfinementAsk::SeccompFile(_) | ConfinementAsk::SeLinux(_) => {}

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use hawser_wire::deployment::{Container, Resources, RestartPolicy};
+use hawser_wire::deployment::{Ask, Container, EdgeDeployment, Engine, Resources, RestartPolicy};
 
 use crate::world::*;
 
@@ -175,6 +175,29 @@ async fn a_fork_bomb_ends_in_its_own_pod() {
         device.sweep(name).await;
     }
     assert_eq!(everywhere(&place), [""; 0].map(PathBuf::from));
+}
+
+#[tokio::test]
+async fn a_limit_of_the_pod_as_a_whole_holds_for_containers_that_have_none() {
+    let Some(mut device) = Device::new() else { return };
+    device.start().await;
+    let whole = |bytes| {
+        let resources = Resources { memory_limit_bytes: Some(bytes), ..Resources::default() };
+        let overhead = Resources { memory_request_bytes: Some(8 * MIB), ..Resources::default() };
+        Some(Engine { asks: vec![Ask::Resources(resources), Ask::Overhead(overhead)], ..Engine::default() })
+    };
+    let waits = pod("web", RestartPolicy::Never, shell("exec sleep 1000"));
+    device.run(&hasty(EdgeDeployment { engine: whole(64 * MIB), ..waits }));
+    device.until_running("web").await;
+    let place = format!("{}/boat/burstable/podweb", device.config.cgroup_root);
+    if let Some(told) = says("memory", &place, ["memory.limit_in_bytes", "memory.max"]) {
+        assert_eq!(told, (72 * MIB).to_string());
+    }
+    let hungry = pod("hungry", RestartPolicy::Never, shell("dd if=/dev/zero of=/dev/null bs=256M count=1"));
+    let end = device.run_to_end(&EdgeDeployment { engine: whole(16 * MIB), ..hungry }).await;
+    assert_eq!((end.exit_code, end.reason.as_str()), (137, "OOMKilled"));
+    device.sweep("web").await;
+    device.sweep("hungry").await;
 }
 
 #[tokio::test]

@@ -76,13 +76,13 @@ pub(crate) const POD_SPEC: &[(&str, Verdict)] = &[
     ("nodeName", Mapped),
     ("nodeSelector", SCHEDULER),
     ("os", Only(&[Name("linux")], "a device runs Linux")),
-    ("overhead", SCHEDULER),
+    ("overhead", Mapped),
     ("preemptionPolicy", SCHEDULER),
     ("priority", Mapped),
     ("priorityClassName", SCHEDULER),
     ("readinessGates", Mapped),
     ("resourceClaims", Refused("a device does not take part in dynamic resource allocation")),
-    ("resources", Refused("a device does not limit pods as a whole yet; set resources on the containers")),
+    ("resources", Table(POD_RESOURCES)),
     ("restartPolicy", Mapped),
     ("runtimeClassName", Mapped),
     ("schedulerName", SCHEDULER),
@@ -200,6 +200,13 @@ pub(crate) const RESOURCES: &[(&str, Verdict)] = &[
     ),
     // cpu and memory; what else is requested concerned the scheduler.
     ("requests", Mapped),
+];
+
+/// Of a pod as a whole.
+pub(crate) const POD_RESOURCES: &[(&str, Verdict)] = &[
+    ("claims", Refused("a device does not take part in dynamic resource allocation")),
+    ("limits", Names(&["cpu", "memory"], "a device limits cpu and memory of pods as a whole only")),
+    ("requests", Names(&["cpu", "memory"], "a device promises cpu and memory to pods as a whole only")),
 ];
 
 /// What depends on the runtime is mapped, and refused by the device if its runtime cannot do it.
@@ -459,6 +466,7 @@ mod tests {
         covers::<v1::EnvVarSource>(ENV_SOURCE);
         covers::<v1::ContainerPort>(PORT);
         covers::<v1::ResourceRequirements>(RESOURCES);
+        covers::<v1::ResourceRequirements>(POD_RESOURCES);
         covers::<v1::SecurityContext>(SECURITY);
         covers::<v1::PodSecurityContext>(POD_SECURITY);
         covers::<v1::Capabilities>(CAPABILITIES);
@@ -515,7 +523,10 @@ mod tests {
             pod("hostUsers", json!(false)),
             pod("os", json!({"name": "windows"})),
             pod("resourceClaims", json!([{}])),
-            pod("resources", json!({})),
+            (
+                json!({"resources": {"limits": {"hugepages-2Mi": "2Mi", "cpu": "1"}, "requests": {"memory": "1"}}}),
+                "spec.resources.limits.hugepages-2Mi".to_owned(),
+            ),
             (
                 json!({"containers": [{"lifecycle": {"stopSignal": "SIGUSR1"}}]}),
                 "spec.containers[0].lifecycle.stopSignal".to_owned(),

@@ -20,7 +20,7 @@ use hawser_wire::deployment::{
     Container, EdgeDeployment, Interactive, Mount, Propagation, PullPolicy, ReadOnlyBelow, Resources, RestartPolicy,
     User,
 };
-use k8s_openapi::api::core::v1::{self, PodSpec};
+use k8s_openapi::api::core::v1::{self, PodSpec, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use virtual_node::provider::{ContainerWaiting, NotApplied, Waiting};
 
@@ -274,27 +274,39 @@ const STORAGE: &str = "ephemeral-storage";
 
 fn resources(container: &v1::Container, path: &str) -> Translated<Resources> {
     let Some(resources) = &container.resources else { return Ok(Resources::default()) };
-    let read = |list: &Option<BTreeMap<String, Quantity>>,
-                field: &str,
-                name: &str,
-                parse: fn(&str) -> Result<u64, quantity::InvalidQuantity>| {
-        let found = list.as_ref().and_then(|list| list.get(name));
-        found
-            .map(|quantity| parse(&quantity.0))
-            .transpose()
-            .map_err(|error| Problem::Refused(format!("{path}.resources.{field}.{name}: {error}")))
-    };
-    let cpu_limit_millis = read(&resources.limits, "limits", "cpu", quantity::millis)?;
-    let memory_limit_bytes = read(&resources.limits, "limits", "memory", quantity::units)?;
-    let storage_limit_bytes = read(&resources.limits, "limits", STORAGE, quantity::units)?;
+    let read = amounts(resources, &format!("{path}.resources"))?;
     Ok(Resources {
-        cpu_request_millis: read(&resources.requests, "requests", "cpu", quantity::millis)?.or(cpu_limit_millis),
-        memory_request_bytes: read(&resources.requests, "requests", "memory", quantity::units)?.or(memory_limit_bytes),
-        storage_request_bytes: read(&resources.requests, "requests", STORAGE, quantity::units)?.or(storage_limit_bytes),
-        cpu_limit_millis,
-        memory_limit_bytes,
-        storage_limit_bytes,
+        cpu_request_millis: read.cpu_request_millis.or(read.cpu_limit_millis),
+        memory_request_bytes: read.memory_request_bytes.or(read.memory_limit_bytes),
+        storage_request_bytes: read.storage_request_bytes.or(read.storage_limit_bytes),
+        ..read
     })
+}
+
+/// What is asked for, without what follows from it.
+fn amounts(resources: &ResourceRequirements, path: &str) -> Translated<Resources> {
+    let (limits, requests) = (format!("{path}.limits"), format!("{path}.requests"));
+    let (limits, requests) = ((&resources.limits, limits.as_str()), (&resources.requests, requests.as_str()));
+    Ok(Resources {
+        cpu_request_millis: amount(requests, "cpu", quantity::millis)?,
+        cpu_limit_millis: amount(limits, "cpu", quantity::millis)?,
+        memory_request_bytes: amount(requests, "memory", quantity::units)?,
+        memory_limit_bytes: amount(limits, "memory", quantity::units)?,
+        storage_request_bytes: amount(requests, STORAGE, quantity::units)?,
+        storage_limit_bytes: amount(limits, STORAGE, quantity::units)?,
+    })
+}
+
+type Amounts = Option<BTreeMap<String, Quantity>>;
+
+/// One amount of a list that stands at this path.
+fn amount(
+    (list, path): (&Amounts, &str),
+    name: &str,
+    parse: fn(&str) -> Result<u64, quantity::InvalidQuantity>,
+) -> Translated<Option<u64>> {
+    let found = list.as_ref().and_then(|list| list.get(name)).map(|quantity| parse(&quantity.0));
+    found.transpose().map_err(|error| Problem::Refused(format!("{path}.{name}: {error}")))
 }
 
 /// What the container says about its user, else what the pod says.

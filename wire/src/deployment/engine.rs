@@ -5,6 +5,8 @@ use alloc::vec::Vec;
 
 use minicbor::{CborLen, Decode, Encode};
 
+use super::Resources;
+
 /// What only a container engine can give a pod.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode, CborLen)]
 pub struct Engine {
@@ -70,6 +72,12 @@ pub enum Ask {
     /// Its processes are in no groups but those that it names: not in those that the image gives their user.
     #[n(9)]
     StrictGroups,
+    /// What all of it together may use, and was promised.
+    #[n(10)]
+    Resources(#[n(0)] Resources),
+    /// What it costs to have it at all, besides what its containers use: requests.
+    #[n(11)]
+    Overhead(#[n(0)] Resources),
 }
 
 /// How a pod resolves names.

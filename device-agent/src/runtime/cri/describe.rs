@@ -9,7 +9,7 @@ use hawser_cri::{
 };
 use hawser_wire::deployment::{Container, EdgeDeployment, HostPort, Protocol, Resources};
 
-use super::qos::oom_adjustment;
+use super::qos::{of_container, oom_adjustment};
 use super::{labels, place, security};
 use crate::cgroup::shares;
 use crate::runtime::ContainerStart;
@@ -93,7 +93,7 @@ pub(super) fn container(
         stdin_once: talks.once,
         tty: talks.tty,
         linux: Some(LinuxContainerConfig {
-            resources: Some(resources(&container.resources, oom_adjustment(pod, container, frame.memory))),
+            resources: Some(resources(&of_container(pod, container), oom_adjustment(pod, container, frame.memory))),
             security_context: Some(security::of_container(pod, container, image, frame.profiles, target)),
         }),
     }

@@ -1,8 +1,9 @@
 //! What a pod as a whole may use, and who goes first when memory is short: reckoned from its containers as by a kubelet.
 //! Pure.
 
-use hawser_wire::deployment::{Container, EdgeDeployment, Resources};
+use hawser_wire::deployment::{Ask, Container, EdgeDeployment, Resources};
 
+use super::security::asks;
 use crate::cgroup::{Limits, MIN_SHARES, shares};
 
 /// How much of what it uses a pod was promised.
@@ -17,13 +18,52 @@ pub(super) enum Class {
 }
 
 pub(super) fn class(pod: &EdgeDeployment) -> Class {
-    let counted: Vec<&Resources> = counted(pod).collect();
-    if !counted.is_empty() && counted.iter().all(|one| is_guaranteed(one)) {
+    // Resources of the pod as a whole, where given, are what counts.
+    let counted: Vec<Resources> = match whole(pod).filter(asks_for_something) {
+        Some(whole) => vec![whole],
+        None => counted(pod).copied().collect(),
+    };
+    if !counted.is_empty() && counted.iter().all(is_guaranteed) {
         Class::Guaranteed
-    } else if counted.iter().any(|one| asks_for_something(one)) {
+    } else if counted.iter().any(asks_for_something) {
         Class::Burstable
     } else {
         Class::BestEffort
+    }
+}
+
+/// What the pod asks for as a whole. What it does not say is what its containers ask for, or else its limit.
+fn whole(pod: &EdgeDeployment) -> Option<Resources> {
+    let told = asks(pod).find_map(|ask| match ask {
+        Ask::Resources(resources) => Some(*resources),
+        _ => None,
+    })?;
+    let request = |own: Option<u64>, of: fn(&Resources) -> Option<u64>, limit: Option<u64>| {
+        own.or_else(|| limit.map(|limit| some(Some(sum(pod, of))).unwrap_or(limit)))
+    };
+    Some(Resources {
+        cpu_request_millis: request(told.cpu_request_millis, |of| of.cpu_request_millis, told.cpu_limit_millis),
+        memory_request_bytes: request(told.memory_request_bytes, |of| of.memory_request_bytes, told.memory_limit_bytes),
+        ..told
+    })
+}
+
+/// What it costs to have the pod, besides what its containers use.
+fn overhead(pod: &EdgeDeployment) -> Resources {
+    let mut told = asks(pod).filter_map(|ask| match ask {
+        Ask::Overhead(resources) => Some(*resources),
+        _ => None,
+    });
+    told.next().unwrap_or_default()
+}
+
+/// What a container may use: what it says, or else what its pod may use as a whole.
+pub(super) fn of_container(pod: &EdgeDeployment, container: &Container) -> Resources {
+    let (own, whole) = (container.resources, whole(pod).unwrap_or_default());
+    Resources {
+        cpu_limit_millis: some(own.cpu_limit_millis).or(some(whole.cpu_limit_millis)),
+        memory_limit_bytes: some(own.memory_limit_bytes).or(some(whole.memory_limit_bytes)),
+        ..own
     }
 }
 
@@ -53,14 +93,18 @@ pub(super) fn limits(pod: &EdgeDeployment) -> Limits {
     if class(pod) == Class::BestEffort {
         return Limits { cpu_shares: Some(MIN_SHARES), ..Limits::default() };
     }
-    let sum_of_limits = |of: fn(&Resources) -> Option<u64>| {
-        let all = counted(pod).all(|resources| some(of(resources)).is_some());
-        all.then(|| sum(pod, of))
+    let (whole, overhead) = (whole(pod).unwrap_or_default(), overhead(pod));
+    let request = |own: Option<u64>, of: fn(&Resources) -> Option<u64>| own.unwrap_or_else(|| sum(pod, of));
+    let limit = |own, of: fn(&Resources) -> Option<u64>, more: Option<u64>| {
+        let all = || counted(pod).all(|resources| some(of(resources)).is_some());
+        let limit = some(own).or_else(|| all().then(|| sum(pod, of)))?;
+        Some(limit.saturating_add(more.unwrap_or(0)))
     };
+    let cpu = request(whole.cpu_request_millis, |of| of.cpu_request_millis);
     Limits {
-        cpu_shares: Some(shares(sum(pod, |of| of.cpu_request_millis))),
-        cpu_millis: sum_of_limits(|of| of.cpu_limit_millis),
-        memory_bytes: sum_of_limits(|of| of.memory_limit_bytes),
+        cpu_shares: Some(shares(cpu.saturating_add(overhead.cpu_request_millis.unwrap_or(0)))),
+        cpu_millis: limit(whole.cpu_limit_millis, |of| of.cpu_limit_millis, overhead.cpu_request_millis),
+        memory_bytes: limit(whole.memory_limit_bytes, |of| of.memory_limit_bytes, overhead.memory_request_bytes),
         pids: None,
     }
 }
@@ -101,10 +145,15 @@ pub(super) fn oom_adjustment(pod: &EdgeDeployment, container: &Container, memory
         let part = u128::from(bytes) * 1_000 / u128::from(memory.max(1));
         BEST_EFFORT - i64::try_from(part).unwrap_or(i64::MAX).min(BEST_EFFORT)
     };
+    // What the pod was promised beyond its containers is shared between them.
+    let promised = whole(pod).and_then(|whole| whole.memory_request_bytes).unwrap_or(0);
+    let spare = promised.saturating_sub(sum(pod, |of| of.memory_request_bytes));
+    let share = spare / u64::try_from(counted(pod).count()).unwrap_or(u64::MAX).max(1);
+    let requested = |container: &Container| requested(container).saturating_add(share);
     let mut adjustment = of(requested(container));
     if container.sidecar {
         // A sidecar does not go before the containers that it serves.
-        adjustment = adjustment.min(of(pod.containers.iter().map(requested).min().unwrap_or(0)));
+        adjustment = adjustment.min(of(pod.containers.iter().map(requested).min().unwrap_or(share)));
     }
     // After everything that is guaranteed, before everything that was promised nothing.
     adjustment.clamp(BEST_EFFORT + GUARANTEED, BEST_EFFORT - 1)
@@ -114,7 +163,7 @@ pub(super) fn oom_adjustment(pod: &EdgeDeployment, container: &Container, memory
 mod tests {
     use super::*;
     use crate::runtime::cri::samples;
-    use hawser_wire::deployment::EphemeralContainer;
+    use hawser_wire::deployment::{Engine, EphemeralContainer};
 
     fn resources(request: (u64, u64), limit: (u64, u64)) -> Resources {
         Resources {
@@ -187,6 +236,48 @@ mod tests {
         assert_eq!(limits(&pod(vec![], vec![of(u64::MAX), of(u64::MAX)])).2, Some(u64::MAX));
     }
 
+    fn asking(pod: EdgeDeployment, asks: Vec<Ask>) -> EdgeDeployment {
+        EdgeDeployment { engine: Some(Engine { asks, ..Engine::default() }), ..pod }
+    }
+
+    #[test]
+    fn what_a_pod_asks_for_as_a_whole_counts_before_its_containers() {
+        let whole = |request, limit| Ask::Resources(resources(request, limit));
+        let one = || pod(vec![], vec![container((100, 10), (300, 30)), container((0, 0), (0, 0))]);
+        let of = |pod: &EdgeDeployment| {
+            let of = limits(pod);
+            (class(pod), of.cpu_shares.unwrap() * 1_000 / 1_024, of.cpu_millis, of.memory_bytes)
+        };
+        let same = asking(one(), vec![whole((1_000, 64), (1_000, 64))]);
+        assert_eq!(of(&same), (Class::Guaranteed, 1_000, Some(1_000), Some(64)));
+        // Where it says no request, that of its containers is its own, and its limit only where they have none.
+        let limit = asking(one(), vec![whole((0, 0), (1_000, 64))]);
+        assert_eq!(of(&limit), (Class::Burstable, 99, Some(1_000), Some(64)));
+        let alone = asking(pod(vec![], vec![container((0, 0), (0, 0))]), vec![whole((0, 0), (1_000, 64))]);
+        assert_eq!(of(&alone), (Class::Guaranteed, 1_000, Some(1_000), Some(64)));
+        let memory = asking(one(), vec![whole((0, 0), (0, 64))]);
+        assert_eq!(of(&memory), (Class::Burstable, 99, None, Some(64)));
+        // A container without a limit may use what its pod may.
+        let containers: Vec<_> = limit.containers.iter().map(|one| of_container(&limit, one)).collect();
+        let limits = containers.iter().map(|of| (of.cpu_request_millis, of.cpu_limit_millis, of.memory_limit_bytes));
+        assert_eq!(limits.collect::<Vec<_>>(), [(Some(100), Some(300), Some(30)), (None, Some(1_000), Some(64))]);
+    }
+
+    #[test]
+    fn overhead_comes_on_top_and_makes_no_limit_where_there_is_none() {
+        let overhead = || vec![Ask::Overhead(resources((250, 32), (0, 0)))];
+        let of = |pod: &EdgeDeployment| {
+            let of = limits(pod);
+            (of.cpu_shares.unwrap(), of.cpu_millis, of.memory_bytes)
+        };
+        let full = pod(vec![], vec![container((750, 64), (750, 64))]);
+        assert_eq!(of(&asking(full, overhead())), (1_024, Some(1_000), Some(96)));
+        let partly = pod(vec![], vec![container((750, 64), (0, 128))]);
+        assert_eq!(of(&asking(partly, overhead())), (1_024, None, Some(160)));
+        let nothing = pod(vec![], vec![container((0, 0), (0, 0))]);
+        assert_eq!(of(&asking(nothing, overhead())), (2, None, None));
+    }
+
     #[test]
     fn who_goes_first_when_memory_is_short() {
         const DEVICE: u64 = 1_000;
@@ -205,6 +296,10 @@ mod tests {
         assert_eq!(oom_adjustment(&served, &served.init_containers[0], DEVICE), 800);
         let greedy = pod(vec![sidecar((0, 500), (0, 0))], vec![asks(300)]);
         assert_eq!(oom_adjustment(&greedy, &greedy.init_containers[0], DEVICE), 500);
+        // 200 more than its two containers ask for.
+        let whole = Ask::Resources(resources((0, 600), (0, 0)));
+        let promised = asking(pod(vec![], vec![asks(300), asks(100)]), vec![whole]);
+        assert_eq!([0, 1].map(|at| oom_adjustment(&promised, &promised.containers[at], DEVICE)), [600, 800]);
         assert_eq!(oom_adjustment(&greedy, &greedy.containers[0], 0), 3, "a device that does not know its memory");
     }
 }

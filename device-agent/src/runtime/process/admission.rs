@@ -79,9 +79,12 @@ fn refuse_engine_matters(pod: &EdgeDeployment, container: &Container) -> Result<
 fn missing(ask: &Ask) -> Option<&'static str> {
     match ask {
         Ask::HostProcesses | Ask::HostIpc | Ask::Subdomain(_) | Ask::StrictGroups => None,
+        // There is nothing besides the programs.
+        Ask::Overhead(_) => None,
         Ask::SharedProcesses => Some("shareProcessNamespace"),
         Ask::Sysctl { .. } => Some("securityContext.sysctls"),
         Ask::Handler(_) => Some("runtimeClassName"),
+        Ask::Resources(_) => Some("resources of the pod as a whole"),
         Ask::HostAlias { .. } => Some("hostAliases"),
         Ask::HostnameIsWhole => Some("setHostnameAsFQDN"),
         Ask::Dns(Dns { base: DnsBase::Nothing, .. }) => Some("dnsPolicy: None"),

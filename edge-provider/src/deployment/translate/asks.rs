@@ -1,9 +1,10 @@
 //! What a pod as a whole asks of a device beyond containers: names, namespaces, kernel parameters.
 
-use hawser_wire::deployment::{Ask, Dns, DnsBase, sysctl_with_dots};
+use hawser_wire::deployment::{Ask, Dns, DnsBase, Resources, sysctl_with_dots};
 use k8s_openapi::api::core::v1::{PodDNSConfigOption, PodSpec};
 
-use super::{Problem, Translated, host_network};
+use super::{Problem, Translated, amount, amounts, host_network};
+use crate::deployment::quantity;
 use crate::deployment::references::{Fetched, Found};
 
 /// In a fixed order, so that the same pod is always the same bytes.
@@ -26,6 +27,7 @@ pub(super) fn asks(spec: &PodSpec, fetched: &Fetched) -> Translated<Vec<Ask>> {
     names(spec, &mut asks);
     asks.extend(dns(spec)?);
     asks.extend(handler(spec, fetched)?.map(Ask::Handler));
+    whole(spec, &mut asks)?;
     Ok(asks)
 }
 
@@ -38,6 +40,22 @@ fn handler(spec: &PodSpec, fetched: &Fetched) -> Translated<Option<String>> {
         Some(Found::Denied(words)) => Err(Problem::Sandbox(format!("failed to lookup RuntimeClass {class}: {words}"))),
         Some(Found::Missing) | None => Err(Problem::Sandbox(format!("runtimeclass.node.k8s.io \"{class}\" not found"))),
     }
+}
+
+/// What the pod as a whole may use, and what it costs to have it.
+fn whole(spec: &PodSpec, asks: &mut Vec<Ask>) -> Translated<()> {
+    let some = |read: &Resources| *read != Resources::default();
+    if let Some(resources) = &spec.resources {
+        asks.extend(Some(amounts(resources, "spec.resources")?).filter(some).map(Ask::Resources));
+    }
+    let list = (&spec.overhead, "spec.overhead");
+    let overhead = Resources {
+        cpu_request_millis: amount(list, "cpu", quantity::millis)?,
+        memory_request_bytes: amount(list, "memory", quantity::units)?,
+        ..Resources::default()
+    };
+    asks.extend(Some(overhead).filter(some).map(Ask::Overhead));
+    Ok(())
 }
 
 /// A pod on the device's network has the device's names, but its own aliases.

@@ -1,7 +1,7 @@
 //! What a pod as a whole asks for.
 
 use hawser_wire::deployment::{
-    AppArmor, Ask, ConfinementAsk, Dns, DnsBase, HostPath, HostPathKind, Propagation, ReadOnlyBelow, SeLinux,
+    AppArmor, Ask, ConfinementAsk, Dns, DnsBase, HostPath, HostPathKind, Propagation, ReadOnlyBelow, Resources, SeLinux,
 };
 
 use super::*;
@@ -47,6 +47,26 @@ fn what_a_pod_asks_for_travels() {
     let mut spec = with(json!({}));
     spec.as_object_mut().unwrap().extend(renamed.as_object().unwrap().clone());
     assert_eq!(deployment(spec).hostname.as_deref(), Some("other"));
+}
+
+#[test]
+fn what_a_pod_may_use_as_a_whole_and_what_it_costs_to_have_it_travel() {
+    let all = json!({"resources": {"limits": {"cpu": "500m", "memory": "64Mi"}, "requests": {"cpu": "100m"}},
+        "overhead": {"cpu": "250m", "memory": "32Mi"}});
+    let resources = Resources {
+        cpu_request_millis: Some(100),
+        cpu_limit_millis: Some(500),
+        memory_limit_bytes: Some(64 << 20),
+        ..Resources::default()
+    };
+    let overhead =
+        Resources { cpu_request_millis: Some(250), memory_request_bytes: Some(32 << 20), ..Resources::default() };
+    assert_eq!(asks(all), [Ask::Resources(resources), Ask::Overhead(overhead)]);
+    assert_eq!(asks(json!({"resources": {}, "overhead": {}})), []);
+    let mut spec = with(json!({}));
+    spec["resources"] = json!({"limits": {"memory": "lots"}});
+    let message = refusal(spec);
+    assert!(message.starts_with("spec.resources.limits.memory: `lots` is not a quantity"), "{message}");
 }
 
 #[test]
