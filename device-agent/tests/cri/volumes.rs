@@ -206,7 +206,7 @@ async fn a_volume_in_memory_has_its_size_and_keeps_it() {
     let mut spec = pod("memory", RestartPolicy::Never, main);
     spec.volumes = vec![empty("v", true, Some(1 << 20))];
     device.run_to_end(&spec).await;
-    assert_eq!(device.output("memory"), "tmpfs\n777\nfull\nsmall\n");
+    assert_eq!(device.output("memory"), "tmpfs\n1777\nfull\nsmall\n");
     device.sweep("memory").await;
 }
 
