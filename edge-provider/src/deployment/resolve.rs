@@ -3,6 +3,8 @@
 //! What was read serves all pods for a short time ([`ReferencesConfig::keep`]): a rollout of thousands of pods that share
 //! a ConfigMap costs one request. Tokens are kept until most of their life is over.
 
+mod kept;
+
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,11 +18,12 @@ use kube::api::{GetParams, PostParams};
 use tokio::time::Instant;
 use virtual_node::provider::NotApplied;
 
+use self::kept::{Kept, Kind, ObjectKey};
 use super::Object;
 use super::references::{Contents, Fetched, Found, TokenWanted, Wanted};
 use super::services::Services;
 use super::shelf::Shelf;
-use super::storage::{self, Claim, Labels, Storage};
+use super::storage::Storage;
 use super::subject::Subject;
 
 /// How references are read and kept.
@@ -70,36 +73,8 @@ struct Shared {
     hasher: RandomState,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Kind {
-    ConfigMap,
-    Secret,
-    PersistentVolumeClaim,
-    /// These belong to the cluster: their namespace is empty.
-    PersistentVolume,
-    Node,
-    RuntimeClass,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct ObjectKey {
-    kind: Kind,
-    namespace: String,
-    name: String,
-}
-
 /// What came of a look: an answer, or what stood in the way.
 type Looked = Result<Found<Kept>, String>;
-
-/// What is kept of an object.
-#[derive(Debug, Clone)]
-enum Kept {
-    Contents(Arc<Contents>),
-    Claim(Claim),
-    Volume(Box<storage::Volume>),
-    Labels(Arc<Labels>),
-    Handler(String),
-}
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct TokenKey {
@@ -353,52 +328,6 @@ impl Shared {
 
     fn gate(&self, key: &impl Hash) -> &tokio::sync::Mutex<()> {
         &self.gates[self.hasher.hash_one(key) as usize % GATES]
-    }
-}
-
-/// The kind in a key says what is kept under it, so each of these finds what it is asked for.
-impl Kept {
-    fn contents(self) -> Option<Arc<Contents>> {
-        if let Self::Contents(contents) = self { Some(contents) } else { None }
-    }
-
-    fn claim(self) -> Option<Claim> {
-        if let Self::Claim(claim) = self { Some(claim) } else { None }
-    }
-
-    fn volume(self) -> Option<storage::Volume> {
-        if let Self::Volume(volume) = self { Some(*volume) } else { None }
-    }
-
-    fn labels(self) -> Option<Arc<Labels>> {
-        if let Self::Labels(labels) = self { Some(labels) } else { None }
-    }
-
-    fn handler(self) -> Option<String> {
-        if let Self::Handler(handler) = self { Some(handler) } else { None }
-    }
-
-    /// Whether it is worth keeping for long.
-    fn is_settled(&self) -> bool {
-        if let Self::Claim(claim) = self { claim.is_settled() } else { true }
-    }
-
-    fn weight(&self) -> usize {
-        match self {
-            Self::Contents(contents) => contents.weight(),
-            Self::Labels(labels) => labels.iter().map(|(key, value)| key.len() + value.len() + 64).sum(),
-            Self::Claim(_) | Self::Volume(_) | Self::Handler(_) => 512,
-        }
-    }
-}
-
-impl ObjectKey {
-    fn new(kind: Kind, namespace: &str, name: &str) -> Self {
-        Self { kind, namespace: namespace.to_owned(), name: name.to_owned() }
-    }
-
-    fn weight(&self) -> usize {
-        self.namespace.len() + self.name.len() + 128
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream;
-use http::StatusCode;
+use http::{StatusCode, Version};
 use jiff::Timestamp;
 use tokio::io::AsyncReadExt;
 
@@ -62,6 +62,10 @@ fn truth(value: &str) -> bool {
 }
 
 /// Streams a log. It ends early, and with it the provider's reader, when the client has gone.
+///
+/// The end of the connection is the end of the log. An API server that passes a log on over WebSocket throws away what it reads
+/// together with the end of a chunked answer, and here both are there at once; before the end of a connection it reads all.
+/// A log that breaks off is told apart by TLS, which says when a connection is over.
 pub(crate) fn response(log: Output) -> Response {
     let pieces = stream::try_unfold(log, |mut log| async move {
         let mut piece = vec![0; PIECE];
@@ -69,7 +73,9 @@ pub(crate) fn response(log: Output) -> Response {
         piece.truncate(count);
         Ok::<_, std::io::Error>((count > 0).then(|| (http_body::Frame::data(Bytes::from(piece)), log)))
     });
-    super::answer::streamed(pieces)
+    let mut response = super::answer::streamed(pieces);
+    *response.version_mut() = Version::HTTP_10;
+    response
 }
 
 #[cfg(test)]

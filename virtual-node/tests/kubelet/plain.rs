@@ -1,7 +1,7 @@
 //! Requests with plain answers: logs, pods, numbers, and who may ask.
 
 use anyhow::Result;
-use http::{Method, Request, StatusCode};
+use http::{Method, Request, StatusCode, Version, header};
 use http_body_util::BodyExt;
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustls::pki_types::PrivateKeyDer;
@@ -35,6 +35,17 @@ async fn logs_flow_and_errors_are_a_kubelets() -> Result<()> {
     let (status, text) = world.post("/checkpoint/default/web/main").await?;
     assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
     assert!(text.contains("this node cannot checkpoint"));
+    world.nothing_lives().await?;
+    world.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_ends_with_its_connection_so_that_no_proxy_loses_its_end() -> Result<()> {
+    let world = World::new().await?;
+    let answer = world.send(world.request(Method::GET, "/containerLogs/default/web/main")).await?;
+    let framed = [header::TRANSFER_ENCODING, header::CONTENT_LENGTH].map(|name| answer.headers().contains_key(name));
+    assert_eq!((answer.version(), framed), (Version::HTTP_10, [false, false]));
+    assert_eq!(whole(answer).await?, (StatusCode::OK, "one\ntwo\n".into()));
     world.nothing_lives().await?;
     world.stop().await
 }
