@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hawser_wire::PodUid;
-use hawser_wire::deployment::{Container, EdgeDeployment, HostPort, Protocol, Resources};
+use hawser_wire::deployment::{Ask, Container, EdgeDeployment, HostPort, Protocol, Resources};
 
 use crate::runtime::Refusal;
 
@@ -87,7 +87,7 @@ impl Room {
 
 impl Needs {
     fn of(pod: &EdgeDeployment) -> Self {
-        let mut amounts: Amounts = RESOURCES.map(|(name, of)| (name, at_once(pod, of))).into();
+        let mut amounts: Amounts = RESOURCES.map(|(name, of)| (name, needed(pod, of))).into();
         amounts.insert(PODS, 1);
         let ports = pod.engine.iter().flat_map(|engine| &engine.host_ports).map(place_of).collect();
         Self { amounts, ports }
@@ -112,6 +112,20 @@ fn place_of(port: &HostPort) -> (u16, Option<String>, u8) {
         Protocol::Sctp => 2,
     };
     (port.host, address, protocol)
+}
+
+/// What the pod asks for as a whole, or else its containers, and what it costs to have it. (What follows from a limit of the
+/// pod the API server has written down.)
+fn needed(pod: &EdgeDeployment, of: Asked) -> u64 {
+    let (mut whole, mut overhead) = (None, None);
+    for ask in pod.engine.iter().flat_map(|engine| &engine.asks) {
+        match ask {
+            Ask::Resources(resources) => whole = of(resources),
+            Ask::Overhead(resources) => overhead = of(resources),
+            _ => {}
+        }
+    }
+    whole.unwrap_or_else(|| at_once(pod, of)).saturating_add(overhead.unwrap_or(0))
 }
 
 /// The most that containers of the pod ask for at the same time: init containers run one by one, beside the sidecars
@@ -203,6 +217,16 @@ mod tests {
         assert_eq!(Needs::of(&many).amounts["cpu"], 1_100);
         many.containers.push(many.containers[0].clone());
         assert_eq!(Needs::of(&many).amounts["cpu"], 1_300);
+    }
+
+    #[test]
+    fn a_pod_needs_what_it_asks_for_as_a_whole_and_its_overhead() {
+        let resources = |cpu| Resources { cpu_request_millis: Some(cpu), ..Resources::default() };
+        let mut pod = asking("a", 500, 100);
+        let asks = vec![Ask::Resources(resources(800)), Ask::Overhead(resources(50))];
+        pod.engine = Some(Engine { asks, ..Engine::default() });
+        let needs = Needs::of(&pod).amounts;
+        assert_eq!((needs["cpu"], needs["memory"]), (850, 100));
     }
 
     #[test]
