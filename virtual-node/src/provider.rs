@@ -351,7 +351,7 @@ pub enum Subject {
     Container {
         /// The pod.
         pod: PodRef,
-        /// `spec.containers{name}`, `spec.initContainers{name}`.
+        /// `spec.containers{name}`, `spec.initContainers{name}`, `spec.ephemeralContainers{name}`.
         field_path: String,
     },
 }

@@ -142,3 +142,20 @@ async fn what_is_in_its_way_is_told_and_the_pod_goes_on() {
     assert_eq!(device.container("web"), Some(&before));
     device.sweep("web").await;
 }
+
+#[tokio::test]
+async fn a_pod_that_is_over_is_over_for_those_who_look_at_it() {
+    let Some(mut device) = Device::new() else { return };
+    device.start().await;
+    let script = "until test -e /tmp/go; do sleep 0.05; done; exit 0";
+    let job = hasty(pod("web", RestartPolicy::Never, shell(script)));
+    device.run(&looked_at(job, added("look", "exec sleep 3000", None)));
+    device.until_running("web").await;
+    until_running(&mut device, "look").await;
+    let pid = device.engine.pid_of("until test");
+    std::fs::write(format!("/proc/{pid}/root/tmp/go"), "").unwrap();
+    assert_eq!(device.until_ended("web").await.exit_code, 0);
+    assert_eq!(device.report("web").unwrap().phase, Phase::Succeeded, "how it was looked at does not count");
+    assert_eq!(until_ended(&mut device, "look").await.exit_code, 137);
+    device.sweep("web").await;
+}

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use edge_provider::deployment::{Object, Prepared};
 use hawser_wire::deployment::{
-    Container, Content, EdgeDeployment, EnvValue, EnvVar, File, Files, PullPolicy, Resources, RestartPolicy, User,
-    Volume, VolumeSource,
+    Container, Content, EdgeDeployment, EnvValue, EnvVar, EphemeralContainer, File, Files, PullPolicy, Resources,
+    RestartPolicy, User, Volume, VolumeSource,
 };
 use hawser_wire::{ContentHash, PodUid};
 use virtual_node::PodRef;
@@ -25,6 +25,8 @@ pub(crate) struct Pod {
     pub(crate) name: String,
     pub(crate) kind: Kind,
     pub(crate) image: u32,
+    /// How many containers were added to look at it.
+    pub(crate) looks: u32,
     pub(crate) config: u32,
     pub(crate) version: u64,
     /// The grace period, if it is being deleted.
@@ -110,7 +112,7 @@ impl Api {
         self.created += 1;
         let no = self.created;
         let name = name.unwrap_or_else(|| format!("pod-{no}"));
-        let pod = Pod { no, name, kind, image: 1, config, version: 0, deletion: None, status: None };
+        let pod = Pod { no, name, kind, image: 1, looks: 0, config, version: 0, deletion: None, status: None };
         self.images.entry(no).or_default().insert(1);
         self.put(pod);
         no
@@ -212,6 +214,11 @@ impl Pod {
         }
     }
 
+    /// The names of the containers that were added to look at it.
+    pub(crate) fn looks(&self) -> impl Iterator<Item = String> + use<> {
+        (1..=self.looks).map(|number| format!("look-{number}"))
+    }
+
     pub(crate) fn has_ended(&self) -> bool {
         self.status.as_ref().is_some_and(|status| status.phase.is_terminal())
     }
@@ -263,9 +270,13 @@ fn deployment_of(pod: &Pod, content: u32) -> (EdgeDeployment, Object) {
         supplemental_groups: Vec::new(),
         engine: None,
         priority: None,
-        ephemeral_containers: Vec::new(),
+        ephemeral_containers: pod.looks().map(|name| look(&name)).collect(),
     };
     (deployment, blob)
+}
+
+fn look(name: &str) -> EphemeralContainer {
+    EphemeralContainer { container: container(name, 0), target: Some("main".to_owned()), hindrance: None }
 }
 
 fn container(name: &str, image: u32) -> Container {

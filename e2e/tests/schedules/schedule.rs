@@ -17,6 +17,8 @@ pub(crate) enum Step {
     Replace { pick: u32 },
     /// A container of a pod gets another image.
     ChangeImage { pick: u32 },
+    /// Somebody adds a container to a pod, to look at it.
+    LookAt { pick: u32 },
     /// A ConfigMap changes; no pod's resourceVersion moves.
     ChangeConfig { config: u32 },
     /// A ConfigMap disappears, or is there again.
@@ -79,9 +81,16 @@ pub(crate) const CONFIGS: u32 = 3;
 pub(crate) fn generate(seed: u64) -> Vec<Step> {
     let mut dice = Dice::new(seed ^ 0x5c4e_d01e);
     let length = dice.between(40, 110);
+    // They have dice of their own, and come in some schedules only: the others stay what they were.
+    let mut people = (seed % 9 == 1).then(|| Dice::new(seed ^ 0x0100_cafe));
     let mut steps = Vec::new();
     for _ in 0..length {
         steps.push(step(&mut dice));
+        if let Some(people) = &mut people
+            && people.chance(15)
+        {
+            steps.push(Step::LookAt { pick: people.next() as u32 });
+        }
         steps.push(Step::Wait { millis: pause(&mut dice) });
     }
     steps

@@ -24,6 +24,25 @@ pub(crate) fn of_status(report: &PodReport) -> String {
     format!("{} {}", report.phase.as_str(), lines.join(" "))
 }
 
+/// As [`of_report`], with what was added to look at the pod.
+pub(crate) fn all_of_report(report: &WorkloadReport) -> String {
+    let added: Vec<String> = report.ephemeral_containers.iter().map(said).collect();
+    format!("{} + {}", of_report(report), added.join(" "))
+}
+
+/// As [`of_status`], with what was added to look at the pod. While it is under way, bridge and device may know of different
+/// ones.
+pub(crate) fn all_of_status(report: &PodReport) -> String {
+    let added: Vec<String> = report.ephemeral_containers.iter().map(shown).collect();
+    format!("{} + {}", of_status(report), added.join(" "))
+}
+
+/// Whether a container that was added is shown to have ended.
+pub(crate) fn has_ended(report: &PodReport, name: &str) -> bool {
+    let ended = |status: &ContainerStatus| status.state.as_ref().is_some_and(|state| state.terminated.is_some());
+    report.ephemeral_containers.iter().any(|status| status.name == name && ended(status))
+}
+
 fn said(container: &ContainerReport) -> String {
     let state = match &container.state {
         Said::Waiting(waiting) => waiting.reason.clone(),

@@ -231,6 +231,9 @@ impl Witness {
         if let Some(other) = running.find(|other| other.pod == id.pod && other.name == id.name) {
             self.violate(format!("{id} was started while {other} ran"));
         }
+        if id.name.starts_with("look") && id.attempt > 0 {
+            self.violate(format!("{id} was added to look at its pod, and was started again"));
+        }
     }
 
     /// Events that the API should have by now.

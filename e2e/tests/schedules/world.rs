@@ -156,6 +156,12 @@ impl World {
                     self.api.put(pod);
                 }
             }
+            Step::LookAt { pick } => {
+                if let Some(mut pod) = self.pick(pick).and_then(|no| self.api.pods.get(&no).cloned()) {
+                    pod.looks += 1;
+                    self.api.put(pod);
+                }
+            }
             Step::ChangeConfig { config } => self.api.configs[config as usize].content += 1,
             Step::HideConfig { config, hidden } => self.api.configs[config as usize].hidden = hidden,
             Step::Backup => self.api.back_up(),
@@ -382,6 +388,14 @@ impl World {
             if !serves {
                 differences.push(format!("pod {} ({:?}) does not run", pod.no, pod.kind));
             }
+            for name in pod.looks() {
+                // One that was being started when the power went is lost, and says so.
+                let lost = pod.status.as_ref().is_some_and(|status| summary::has_ended(status, &name));
+                let id = ContainerId { pod: pod.uid(), name, attempt: 0 };
+                if !lost && !self.containers.processes.contains_key(&id) {
+                    differences.push(format!("{id} was added, and never started"));
+                }
+            }
             let prepared = self.api.prepare(&pod).map(|prepared| Wish::Run(prepared.deployment.reference));
             if wanted.get(&pod.no).copied() != prepared {
                 differences.push(format!("the device is told {:?} of pod {}", wanted.get(&pod.no), pod.no));
@@ -393,10 +407,14 @@ impl World {
     /// Whether what the API shows of a pod is what its device says.
     fn difference_of_status(&self, no: PodNo) -> Option<String> {
         let pod = self.api.pods.get(&no)?;
-        let shown = pod.status.as_ref().map(summary::of_status);
+        // What is added to a pod that has ended is never started, and its device need not hear of it.
+        let ended = pod.has_ended();
+        let of_status = if ended { summary::of_status } else { summary::all_of_status };
+        let of_report = if ended { summary::of_report } else { summary::all_of_report };
+        let shown = pod.status.as_ref().map(of_status);
         let owner = self.agent.as_ref().and_then(|agent| agent.owners.get(&uid_of(no)));
         let said = owner.and_then(|owner| match owner.lifecycle.resync(DeviceTime(0)) {
-            Resync::Workload(report) => Some(summary::of_report(&report)),
+            Resync::Workload(report) => Some(of_report(&report)),
             Resync::Nothing | Resync::Gone(_) => None,
         });
         // Of what has ended nothing may be left on the device; and a device that lost the record of an end begins again.
