@@ -224,6 +224,11 @@ async fn a_command_whose_client_goes_is_ended_with_all_that_it_started() {
 
 #[tokio::test]
 async fn abandoned_commands_leave_nothing_in_engine_and_agent() {
+    abandoned(1).await;
+}
+
+/// Thirty, and ten at once so many times more: what is left is counted.
+async fn abandoned(times: usize) {
     let Some(mut device) = running().await else { return };
     let verbs = device.verbs();
     let request = |channels| ExecRequest {
@@ -245,17 +250,19 @@ async fn abandoned_commands_leave_nothing_in_engine_and_agent() {
         }
         drop(process);
     }
-    // At once, and none of them for long.
-    let many: Vec<_> = (0..8)
-        .map(|_| {
-            tokio::spawn({
-                let (verbs, request) = (verbs.clone(), request(ALL));
-                async move { drop(verbs.exec(request).await) }
+    // Many at once, and none of them for long.
+    for _ in 0..times {
+        let many: Vec<_> = (0..10)
+            .map(|_| {
+                tokio::spawn({
+                    let (verbs, request) = (verbs.clone(), request(ALL));
+                    async move { drop(verbs.exec(request).await) }
+                })
             })
-        })
-        .collect();
-    for one in many {
-        one.await.unwrap();
+            .collect();
+        for one in many {
+            one.await.unwrap();
+        }
     }
     until_alone(&mut device).await;
     device
@@ -266,6 +273,12 @@ async fn abandoned_commands_leave_nothing_in_engine_and_agent() {
         .await;
     assert!(device.container("p").unwrap().ready);
     device.sweep("p").await;
+}
+
+#[tokio::test]
+#[ignore = "takes the engine more than a minute"]
+async fn a_thousand_abandoned_commands_leave_nothing_in_engine_and_agent() {
+    abandoned(97).await;
 }
 
 #[tokio::test]
