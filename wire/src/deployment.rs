@@ -126,6 +126,21 @@ impl EdgeDeployment {
         init.chain(main).chain(added)
     }
 
+    /// The most that its containers ask for at the same time: init containers run one by one, beside the sidecars before
+    /// them, and before all others. What was added later asks for nothing.
+    pub fn at_once(&self, of: fn(&Resources) -> Option<u64>) -> u64 {
+        let own = |container: &Container| of(&container.resources).unwrap_or(0);
+        let (mut sidecars, mut peak) = (0_u64, 0);
+        for container in &self.init_containers {
+            let with = sidecars.saturating_add(own(container));
+            peak = peak.max(with);
+            if container.sidecar {
+                sidecars = with;
+            }
+        }
+        self.containers.iter().map(own).fold(sidecars, u64::saturating_add).max(peak)
+    }
+
     /// The container of this name, if it was added.
     pub fn ephemeral(&self, name: &str) -> Option<&EphemeralContainer> {
         self.ephemeral_containers.iter().find(|added| added.container.name == name)

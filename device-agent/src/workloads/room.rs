@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hawser_wire::PodUid;
-use hawser_wire::deployment::{Ask, Container, EdgeDeployment, HostPort, Protocol, Resources};
+use hawser_wire::deployment::{Ask, EdgeDeployment, HostPort, Protocol, Resources};
 
 use crate::runtime::Refusal;
 
@@ -125,22 +125,7 @@ fn needed(pod: &EdgeDeployment, of: Asked) -> u64 {
             _ => {}
         }
     }
-    whole.unwrap_or_else(|| at_once(pod, of)).saturating_add(overhead.unwrap_or(0))
-}
-
-/// The most that containers of the pod ask for at the same time: init containers run one by one, beside the sidecars
-/// before them, and before all others.
-fn at_once(pod: &EdgeDeployment, of: Asked) -> u64 {
-    let own = |container: &Container| of(&container.resources).unwrap_or(0);
-    let (mut sidecars, mut peak) = (0_u64, 0);
-    for container in &pod.init_containers {
-        let with = sidecars.saturating_add(own(container));
-        peak = peak.max(with);
-        if container.sidecar {
-            sidecars = with;
-        }
-    }
-    pod.containers.iter().map(own).fold(sidecars, u64::saturating_add).max(peak)
+    whole.unwrap_or_else(|| pod.at_once(of)).saturating_add(overhead.unwrap_or(0))
 }
 
 #[cfg(test)]

@@ -39,7 +39,7 @@ fn whole(pod: &EdgeDeployment) -> Option<Resources> {
         _ => None,
     })?;
     let request = |own: Option<u64>, of: fn(&Resources) -> Option<u64>, limit: Option<u64>| {
-        own.or_else(|| limit.map(|limit| some(Some(sum(pod, of))).unwrap_or(limit)))
+        own.or_else(|| limit.map(|limit| some(Some(pod.at_once(of))).unwrap_or(limit)))
     };
     Some(Resources {
         cpu_request_millis: request(told.cpu_request_millis, |of| of.cpu_request_millis, told.cpu_limit_millis),
@@ -94,10 +94,10 @@ pub(super) fn limits(pod: &EdgeDeployment) -> Limits {
         return Limits { cpu_shares: Some(MIN_SHARES), ..Limits::default() };
     }
     let (whole, overhead) = (whole(pod).unwrap_or_default(), overhead(pod));
-    let request = |own: Option<u64>, of: fn(&Resources) -> Option<u64>| own.unwrap_or_else(|| sum(pod, of));
+    let request = |own: Option<u64>, of: fn(&Resources) -> Option<u64>| own.unwrap_or_else(|| pod.at_once(of));
     let limit = |own, of: fn(&Resources) -> Option<u64>, more: Option<u64>| {
         let all = || counted(pod).all(|resources| some(of(resources)).is_some());
-        let limit = some(own).or_else(|| all().then(|| sum(pod, of)))?;
+        let limit = some(own).or_else(|| all().then(|| pod.at_once(of)))?;
         Some(limit.saturating_add(more.unwrap_or(0)))
     };
     let cpu = request(whole.cpu_request_millis, |of| of.cpu_request_millis);
@@ -107,21 +107,6 @@ pub(super) fn limits(pod: &EdgeDeployment) -> Limits {
         memory_bytes: limit(whole.memory_limit_bytes, |of| of.memory_limit_bytes, overhead.memory_request_bytes),
         pids: None,
     }
-}
-
-/// The most that containers of the pod ask for at the same time: init containers run one by one, beside the sidecars before
-/// them, and before all others.
-fn sum(pod: &EdgeDeployment, of: fn(&Resources) -> Option<u64>) -> u64 {
-    let own = |container: &Container| of(&container.resources).unwrap_or(0);
-    let (mut sidecars, mut peak) = (0_u64, 0);
-    for container in &pod.init_containers {
-        let with = sidecars.saturating_add(own(container));
-        peak = peak.max(with);
-        if container.sidecar {
-            sidecars = with;
-        }
-    }
-    pod.containers.iter().map(own).fold(sidecars, u64::saturating_add).max(peak)
 }
 
 /// The adjustments of those who go last and first when memory is short.
@@ -147,7 +132,7 @@ pub(super) fn oom_adjustment(pod: &EdgeDeployment, container: &Container, memory
     };
     // What the pod was promised beyond its containers is shared between them.
     let promised = whole(pod).and_then(|whole| whole.memory_request_bytes).unwrap_or(0);
-    let spare = promised.saturating_sub(sum(pod, |of| of.memory_request_bytes));
+    let spare = promised.saturating_sub(pod.at_once(|of| of.memory_request_bytes));
     let share = spare / u64::try_from(counted(pod).count()).unwrap_or(u64::MAX).max(1);
     let requested = |container: &Container| requested(container).saturating_add(share);
     let mut adjustment = of(requested(container));
