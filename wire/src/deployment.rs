@@ -103,6 +103,28 @@ pub enum RestartPolicy {
 }
 
 impl EdgeDeployment {
+    /// A pod without containers that asks for nothing more; its restart policy and grace are those of a pod that says none.
+    pub fn named(uid: PodUid, namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self {
+            uid,
+            namespace: namespace.into(),
+            name: name.into(),
+            restart_policy: RestartPolicy::Always,
+            grace_seconds: 30,
+            active_deadline_seconds: None,
+            init_containers: Vec::new(),
+            containers: Vec::new(),
+            volumes: Vec::new(),
+            hostname: None,
+            host_network: false,
+            fs_group: None,
+            supplemental_groups: Vec::new(),
+            engine: None,
+            priority: None,
+            ephemeral_containers: Vec::new(),
+        }
+    }
+
     /// The blobs without which it cannot run.
     pub fn blobs(&self) -> impl Iterator<Item = ObjectRef> + '_ {
         self.volumes

@@ -1,9 +1,7 @@
 //! Owners and supervisor, on a scripted runtime and a paused clock.
 
 use hawser_wire::Version;
-use hawser_wire::deployment::{
-    Container, Content, EdgeDeployment, File, Files, PullPolicy, Resources, RestartPolicy, User, Volume, VolumeSource,
-};
+use hawser_wire::deployment::{Container, Content, EdgeDeployment, File, Files, PullPolicy, Volume, VolumeSource};
 use hawser_wire::desired::ObjectRef;
 use hawser_wire::report::{Phase, WorkloadReport};
 use tokio::time::Instant;
@@ -38,42 +36,8 @@ fn uid(name: &str) -> PodUid {
 }
 
 pub(crate) fn pod(name: &str) -> EdgeDeployment {
-    let container = Container {
-        name: "web".into(),
-        image: "any".into(),
-        pull_policy: PullPolicy::Never,
-        command: vec![],
-        args: vec![],
-        working_dir: None,
-        env: vec![],
-        mounts: vec![],
-        resources: Resources::default(),
-        sidecar: false,
-        user: User::default(),
-        termination_message_path: String::new(),
-        termination_message_from_logs: false,
-        interactive: None,
-        confinement: None,
-        care: None,
-    };
-    EdgeDeployment {
-        uid: uid(name),
-        namespace: "ns".into(),
-        name: name.into(),
-        restart_policy: RestartPolicy::Always,
-        grace_seconds: 30,
-        active_deadline_seconds: None,
-        init_containers: vec![],
-        containers: vec![container],
-        volumes: vec![],
-        hostname: None,
-        host_network: false,
-        fs_group: None,
-        supplemental_groups: vec![],
-        engine: None,
-        priority: None,
-        ephemeral_containers: Vec::new(),
-    }
+    let container = Container { pull_policy: PullPolicy::Never, ..Container::named("web", "any") };
+    EdgeDeployment { containers: vec![container], ..EdgeDeployment::named(uid(name), "ns", name) }
 }
 
 impl World {

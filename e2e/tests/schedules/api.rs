@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use edge_provider::deployment::{Object, Prepared};
 use hawser_wire::deployment::{
-    Container, Content, EdgeDeployment, EnvValue, EnvVar, EphemeralContainer, File, Files, PullPolicy, Resources,
-    RestartPolicy, User, Volume, VolumeSource,
+    Container, Content, EdgeDeployment, EnvValue, EnvVar, EphemeralContainer, File, Files, RestartPolicy, Volume,
+    VolumeSource,
 };
 use hawser_wire::{ContentHash, PodUid};
 use virtual_node::PodRef;
@@ -248,29 +248,20 @@ fn deployment_of(pod: &Pod, content: u32) -> (EdgeDeployment, Object) {
         }],
     };
     let deployment = EdgeDeployment {
-        uid: pod.uid(),
-        namespace: "default".to_owned(),
-        name: pod.name.clone(),
         restart_policy: match pod.kind {
             Kind::Job => RestartPolicy::Never,
             Kind::Flaky => RestartPolicy::OnFailure,
             Kind::Server | Kind::Stubborn | Kind::Crashy | Kind::Staged => RestartPolicy::Always,
         },
         grace_seconds: 5,
-        active_deadline_seconds: None,
         init_containers: match pod.kind {
             Kind::Staged => vec![container("init", 1)],
             _ => Vec::new(),
         },
         containers: vec![container("main", pod.image)],
         volumes: vec![Volume { name: "config".to_owned(), source: VolumeSource::Files(files) }],
-        hostname: None,
-        host_network: false,
-        fs_group: None,
-        supplemental_groups: Vec::new(),
-        engine: None,
-        priority: None,
         ephemeral_containers: pod.looks().map(|name| look(&name)).collect(),
+        ..EdgeDeployment::named(pod.uid(), "default", pod.name.clone())
     };
     (deployment, blob)
 }
@@ -281,21 +272,7 @@ fn look(name: &str) -> EphemeralContainer {
 
 fn container(name: &str, image: u32) -> Container {
     Container {
-        name: name.to_owned(),
-        image: format!("image-{image}"),
-        pull_policy: PullPolicy::IfNotPresent,
-        command: Vec::new(),
-        args: Vec::new(),
-        working_dir: None,
         env: vec![EnvVar { name: "A".to_owned(), value: EnvValue::Literal("b".to_owned()) }],
-        mounts: Vec::new(),
-        resources: Resources::default(),
-        sidecar: false,
-        user: User::default(),
-        termination_message_path: String::new(),
-        termination_message_from_logs: false,
-        interactive: None,
-        confinement: None,
-        care: None,
+        ..Container::named(name, format!("image-{image}"))
     }
 }

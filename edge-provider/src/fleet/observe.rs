@@ -323,7 +323,7 @@ mod ephemeral_tests;
 #[cfg(test)]
 mod tests {
     use hawser_wire::PodUid;
-    use hawser_wire::deployment::{PullPolicy, Resources, RestartPolicy, User};
+    use hawser_wire::deployment::PullPolicy;
 
     use super::*;
 
@@ -363,41 +363,10 @@ mod tests {
 
     #[test]
     fn a_pod_that_was_rejected_shows_no_containers() {
-        let container = Container {
-            name: "a".to_owned(),
-            image: "host".to_owned(),
-            pull_policy: PullPolicy::Always,
-            command: vec![],
-            args: vec![],
-            working_dir: None,
-            env: vec![],
-            mounts: vec![],
-            resources: Resources::default(),
-            sidecar: false,
-            user: User::default(),
-            termination_message_path: String::new(),
-            termination_message_from_logs: false,
-            interactive: None,
-            confinement: None,
-            care: None,
-        };
+        let container = Container { pull_policy: PullPolicy::Always, ..Container::named("a", "host") };
         let spec = EdgeDeployment {
-            uid: PodUid::new("u").unwrap(),
-            namespace: "a".to_owned(),
-            name: "p".to_owned(),
-            restart_policy: RestartPolicy::Always,
-            grace_seconds: 30,
-            active_deadline_seconds: None,
-            init_containers: vec![],
             containers: vec![container],
-            volumes: vec![],
-            hostname: None,
-            host_network: false,
-            fs_group: None,
-            supplemental_groups: vec![],
-            engine: None,
-            priority: None,
-            ephemeral_containers: vec![],
+            ..EdgeDeployment::named(PodUid::new("u").unwrap(), "a", "p")
         };
         let said = |phase| WorkloadReport {
             uid: spec.uid.clone(),

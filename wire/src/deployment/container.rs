@@ -266,6 +266,30 @@ pub enum ReadOnlyBelow {
     Always,
 }
 
+impl Container {
+    /// A container that asks for nothing more.
+    pub fn named(name: impl Into<String>, image: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            image: image.into(),
+            pull_policy: PullPolicy::IfNotPresent,
+            command: Vec::new(),
+            args: Vec::new(),
+            working_dir: None,
+            env: Vec::new(),
+            mounts: Vec::new(),
+            resources: Resources::default(),
+            sidecar: false,
+            user: User::default(),
+            termination_message_path: String::new(),
+            termination_message_from_logs: false,
+            interactive: None,
+            confinement: None,
+            care: None,
+        }
+    }
+}
+
 /// What a container may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Encode, Decode, CborLen)]
 pub struct Resources {

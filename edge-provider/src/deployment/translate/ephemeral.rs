@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use hawser_wire::deployment::{Container, EphemeralContainer, Hindrance, PullPolicy, Resources, User};
+use hawser_wire::deployment::{Container, EphemeralContainer, Hindrance};
 use k8s_openapi::api::core::v1;
 
 use super::{Place, Problem, Subject, container};
@@ -79,22 +79,5 @@ fn one(
 
 /// One that cannot be translated: enough to say which it is.
 fn named(added: &v1::Container) -> Container {
-    Container {
-        name: added.name.clone(),
-        image: added.image.clone().unwrap_or_default(),
-        pull_policy: PullPolicy::IfNotPresent,
-        command: Vec::new(),
-        args: Vec::new(),
-        working_dir: None,
-        env: Vec::new(),
-        mounts: Vec::new(),
-        resources: Resources::default(),
-        sidecar: false,
-        user: User::default(),
-        termination_message_path: String::new(),
-        termination_message_from_logs: false,
-        interactive: None,
-        confinement: None,
-        care: None,
-    }
+    Container::named(added.name.clone(), added.image.clone().unwrap_or_default())
 }

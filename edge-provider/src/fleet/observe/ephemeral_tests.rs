@@ -1,50 +1,19 @@
 //! What is shown of containers that were added to look at a pod.
 
 use hawser_wire::PodUid;
-use hawser_wire::deployment::{PullPolicy, Resources, RestartPolicy, User};
 use hawser_wire::report::Running;
 
 use super::*;
 
 fn container(name: &str) -> Container {
-    Container {
-        name: name.to_owned(),
-        image: "busybox".to_owned(),
-        pull_policy: PullPolicy::IfNotPresent,
-        command: Vec::new(),
-        args: Vec::new(),
-        working_dir: None,
-        env: Vec::new(),
-        mounts: Vec::new(),
-        resources: Resources::default(),
-        sidecar: false,
-        user: User::default(),
-        termination_message_path: String::new(),
-        termination_message_from_logs: false,
-        interactive: None,
-        confinement: None,
-        care: None,
-    }
+    Container::named(name, "busybox")
 }
 
 fn spec() -> EdgeDeployment {
     EdgeDeployment {
-        uid: PodUid::new("u").unwrap(),
-        namespace: "ns".to_owned(),
-        name: "p".to_owned(),
-        restart_policy: RestartPolicy::Always,
-        grace_seconds: 30,
-        active_deadline_seconds: None,
-        init_containers: Vec::new(),
         containers: vec![container("main")],
-        volumes: Vec::new(),
-        hostname: None,
-        host_network: false,
-        fs_group: None,
-        supplemental_groups: Vec::new(),
-        engine: None,
-        priority: None,
         ephemeral_containers: vec![EphemeralContainer { container: container("debug"), target: None, hindrance: None }],
+        ..EdgeDeployment::named(PodUid::new("u").unwrap(), "ns", "p")
     }
 }
 
