@@ -10,6 +10,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use tokio::process::{Child, Command};
 
+use crate::wait::eventually;
+
 /// How long a program may take to stop when asked.
 const STOP: Duration = Duration::from_secs(20);
 
@@ -94,6 +96,8 @@ impl Program {
         let child = self.lock().take();
         let Some(mut child) = child else { return Ok(()) };
         if let Some(pid) = child.id() {
+            // Told before it listens, a program dies of the signal, as every program does.
+            let _ = eventually("it listens to signals", STOP, || async { listens_to_term(pid) }).await;
             signal(pid, "-TERM").await?;
         }
         match tokio::time::timeout(STOP, child.wait()).await {
@@ -129,6 +133,17 @@ impl Program {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Child>> {
         self.child.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// Whether a process has come far enough to hear SIGTERM. One that is gone will not come further.
+fn listens_to_term(pid: u32) -> Result<(), String> {
+    const TERM: u32 = 15;
+    let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else { return Ok(()) };
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    match caught.map(|mask| u64::from_str_radix(mask.trim(), 16)) {
+        Some(Ok(mask)) if mask & (1 << (TERM - 1)) == 0 && is_alive(pid) => Err(format!("it catches {mask:x}")),
+        _ => Ok(()),
     }
 }
 

@@ -7,6 +7,7 @@ use clap::Parser;
 use hawser_lab::args::Args;
 use hawser_lab::demo::Demo;
 use hawser_lab::lab::Lab;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 fn main() -> ExitCode {
     // The workloads' shims are this same program.
@@ -29,6 +30,8 @@ fn main() -> ExitCode {
 }
 
 async fn run(args: &Args) -> Result<()> {
+    // Before anything is started: told in the middle of that, it stops what it has started.
+    let mut told = Told::listen()?;
     println!(
         "Hawser's lab: a Kubernetes API in memory, a hub, the bridge and {} devices. Not a cluster.\n",
         args.devices
@@ -38,10 +41,9 @@ async fn run(args: &Args) -> Result<()> {
     let outcome = tokio::select! {
         outcome = show(args, lab.client(), lab.devices(), lab.url()) => outcome,
         broken = lab.broken() => Err(broken),
-        signal = until_told() => match signal {
-            Ok(()) if args.check => Err(anyhow::anyhow!("told to stop before the check was done")),
-            told => told,
-        },
+        () = told.to_stop() => {
+            if args.check { Err(anyhow::anyhow!("told to stop before the check was done")) } else { Ok(()) }
+        }
     };
     println!("\nStopping …");
     lab.stop().await;
@@ -69,12 +71,24 @@ async fn show(args: &Args, client: kube::Client, devices: usize, url: String) ->
     std::future::pending().await
 }
 
-/// Resolves on Ctrl-C or SIGTERM.
-async fn until_told() -> Result<()> {
-    let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    // Cancel-safe: both arms only wait.
-    tokio::select! {
-        interrupted = tokio::signal::ctrl_c() => interrupted.map_err(Into::into),
-        _ = term.recv() => Ok(()),
+/// Ctrl-C and SIGTERM.
+struct Told {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Told {
+    /// From now on a signal is heard, also one that nobody waits for yet.
+    fn listen() -> Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    /// Resolves when a signal has come.
+    async fn to_stop(&mut self) {
+        // Cancel-safe: a signal not taken here is taken by the next `recv`.
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
     }
 }

@@ -1,7 +1,9 @@
 //! Starts of the lab that cannot succeed: one line, and nothing is left running.
 
+use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
 use std::path::Path;
+use std::process::Stdio;
 
 use clap::Parser;
 use device_agent::state_dir::StateDir;
@@ -49,4 +51,21 @@ fn a_port_in_use_is_named() {
     for word in [&address.to_string(), "--port names another port", "in use"] {
         assert!(told.contains(word), "{word} in {told}");
     }
+}
+
+#[test]
+fn told_to_stop_while_it_starts_it_stops_all_it_has_started() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut lab = std::process::Command::new(env!("CARGO_BIN_EXE_hawser-lab"));
+    lab.args(["--port", "0", "--kubeconfig"]).arg(folder.path().join("kubeconfig"));
+    let mut lab = lab.stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(lab.stdout.take().unwrap());
+    let mut first = String::new();
+    said.read_line(&mut first).unwrap();
+    let told = std::process::Command::new("kill").args(["-TERM", &lab.id().to_string()]).status().unwrap();
+    assert!(told.success());
+    let mut rest = String::new();
+    said.read_to_string(&mut rest).unwrap();
+    let status = lab.wait().unwrap();
+    assert!(status.success() && rest.contains("Stopped; nothing is left running."), "{status}: {first}{rest}");
 }

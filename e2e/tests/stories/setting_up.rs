@@ -1,12 +1,14 @@
 //! What an operator gets wrong around hub and bridge: each is said in one line, and nothing stops for it.
 
 use anyhow::{Context, Result};
+use hawser_e2e::process::{Program, Role, command};
 use hawser_e2e::wait::{SOON, eventually};
 use hawser_e2e::world::{SYSTEM, World};
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
+use tokio::net::TcpListener;
 
 use crate::steady::{steady_pod, undisturbed};
 
@@ -45,6 +47,26 @@ async fn a_bridge_without_a_hub_says_so_and_waits_for_it() -> Result<()> {
     world.node_ready(0).await?;
     undisturbed(&world, &pod, &witness).await?;
     world.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bridge_that_waits_for_a_silent_api_server_stops_when_told() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let silent = TcpListener::bind("127.0.0.1:0").await?;
+    let kubeconfig = folder.path().join("kubeconfig");
+    let text = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "silent",
+        "clusters": [{ "name": "silent", "cluster": { "server": format!("http://{}", silent.local_addr()?) } }],
+        "contexts": [{ "name": "silent", "context": { "cluster": "silent", "user": "nobody" } }],
+        "users": [{ "name": "nobody", "user": {} }],
+    });
+    std::fs::write(&kubeconfig, text.to_string())?;
+    let mut command = command(Role::Hawser);
+    command.args(["bridge", "--hub", "mqtt://127.0.0.1:1", "--http", "none", "--kubeconfig"]).arg(&kubeconfig);
+    let bridge = Program::new("bridge", folder.path());
+    bridge.start(command)?;
+    let _asked = tokio::time::timeout(SOON, silent.accept()).await.context("the bridge asks nothing")??;
+    bridge.stop().await
 }
 
 async fn set_bridge_key(world: &World, key: &str) -> Result<()> {

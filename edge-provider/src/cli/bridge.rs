@@ -83,9 +83,16 @@ impl BridgeArgs {
         self.log.start()?;
         install_crypto();
         let stop = stop_on_signals().context("cannot listen to signals").map_err(Failure::running)?;
-        let config = self.config().await?;
-        let bridge = Bridge::start(config).await.map_err(start_failure)?;
-        bridge.run(stop).await.map_err(Failure::running)
+        // Dropping what has started is fine: it all goes with the process.
+        let started = stop.run_until_cancelled(self.start()).await;
+        match started {
+            Some(bridge) => bridge?.run(stop).await.map_err(Failure::running),
+            None => Ok(()),
+        }
+    }
+
+    async fn start(self) -> Result<Bridge, Failure> {
+        Bridge::start(self.config().await?).await.map_err(start_failure)
     }
 
     async fn config(self) -> Result<BridgeConfig, Failure> {

@@ -18,7 +18,8 @@ pub(crate) struct Keeper {
     fleet: FleetHandle,
     kept: Kept,
     bytes: u64,
-    followed: BTreeMap<Key, Followed>,
+    /// By device, since news are of one device; none of them is empty.
+    followed: BTreeMap<DeviceId, BTreeMap<Key, Followed>>,
     /// As many tasks as there are containers in `followed`. Dropped with this.
     tasks: JoinSet<()>,
 }
@@ -70,25 +71,38 @@ impl Keeper {
             // What a pod has, is not always known.
             names.as_ref().is_none_or(|names| names.contains(&key.container))
         };
-        let gone: Vec<Key> = self.of_device(device).map(|(key, _)| key).filter(|key| !is_there(key)).cloned().collect();
-        for key in gone {
-            self.followed.remove(&key);
-            self.kept.with(|shelf| shelf.remove(&key));
-        }
-        for (key, followed) in self.of_device(device) {
+        let mut followed = self.followed.remove(device).unwrap_or_default();
+        followed.retain(|key, _| {
+            let stays = is_there(key);
+            if !stays {
+                self.kept.with(|shelf| shelf.remove(key));
+            }
+            stays
+        });
+        for (key, followed) in &followed {
             let turn = turn_of(news, key);
             followed.seen.send_modify(|seen| *seen = Seen { turn: turn.or(seen.turn), news: seen.news + 1 });
             if let Some(turn) = turn {
                 self.kept.with(|shelf| shelf.waits(key, turn.waits));
             }
         }
-        let Some(Stock { node, pods }) = stock else { return };
-        let room = KeepLogs::CONTAINERS.saturating_sub(self.of_device(device).count());
+        if let Some(stock) = stock {
+            self.follow_new(device, stock, news, &mut followed);
+        }
+        if !followed.is_empty() {
+            self.followed.insert(device.clone(), followed);
+        }
+    }
+
+    /// Begins to follow what is not followed yet, as far as there is room.
+    fn follow_new(&mut self, device: &DeviceId, stock: Stock, news: &News, followed: &mut BTreeMap<Key, Followed>) {
+        let Stock { node, pods } = stock;
+        let room = KeepLogs::CONTAINERS.saturating_sub(followed.len());
         let keys = pods.into_iter().flat_map(|(pod, names)| {
             let key = move |container| Key { device: device.clone(), pod: pod.clone(), container };
             names.unwrap_or_default().into_iter().map(key)
         });
-        let new: Vec<Key> = keys.filter(|key| !self.followed.contains_key(key)).take(room).collect();
+        let new: Vec<Key> = keys.filter(|key| !followed.contains_key(key)).take(room).collect();
         for key in new {
             if !self.kept.with(|shelf| shelf.add(&key)) {
                 continue;
@@ -103,16 +117,8 @@ impl Keeper {
                 seen: sight,
             };
             let task = self.tasks.spawn(follower.run());
-            self.followed.insert(key, Followed { seen, task });
+            followed.insert(key, Followed { seen, task });
         }
-    }
-
-    fn of_device<'a>(&'a self, device: &'a DeviceId) -> impl Iterator<Item = (&'a Key, &'a Followed)> {
-        // The first key there can be of this device.
-        self.followed
-            .iter()
-            .skip_while(move |(key, _)| key.device < *device)
-            .take_while(move |(key, _)| key.device == *device)
     }
 }
 
