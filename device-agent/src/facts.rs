@@ -70,7 +70,7 @@ impl Measurer {
         ledger: &Durability,
         runtime: RuntimeFacts,
     ) -> (NodeFacts, Vec<Shortage>) {
-        let measured = self.measured(ledger);
+        let measured = self.measured(ledger, runtime.disk.as_deref());
         let shortages = judge::shortages(&measured);
         (self.tell(now_millis, &measured, runtime), shortages)
     }
@@ -106,12 +106,13 @@ impl Measurer {
         }
     }
 
-    fn measured(&self, ledger: &Durability) -> Measured {
+    fn measured(&self, ledger: &Durability, images: Option<&Path>) -> Measured {
         let meminfo = read("/proc/meminfo");
         Measured {
             memory_total: parse::meminfo(&meminfo, "MemTotal"),
             memory_available: parse::meminfo(&meminfo, "MemAvailable"),
             disk: disk(&self.own.state_dir),
+            image_disk: images.filter(|images| are_apart(images, &self.own.state_dir)).and_then(disk),
             ledger_trouble: match ledger {
                 Durability::Durable => None,
                 Durability::InMemory { reason } => Some(reason.to_string()),
@@ -256,6 +257,12 @@ fn disk(path: &Path) -> Option<Disk> {
         inodes: found.f_files,
         inodes_available: found.f_favail,
     })
+}
+
+/// Whether these are on different disks.
+fn are_apart(one: &Path, other: &Path) -> bool {
+    let device = |path: &Path| rustix::fs::stat(path).ok().map(|found| found.st_dev);
+    device(one).zip(device(other)).is_some_and(|(one, other)| one != other)
 }
 
 fn addresses() -> Vec<String> {

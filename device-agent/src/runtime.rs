@@ -94,8 +94,8 @@ pub trait Runtime: Send + Sync + 'static {
     }
 
     /// Fetches a container's image. It may take as long as the network does; dropping it gives up.
-    fn pull(&self, _want: ImageWanted) -> impl Future<Output = Result<(), ImageProblem>> + Send {
-        async { Ok(()) }
+    fn pull(&self, _want: ImageWanted) -> impl Future<Output = Result<Pulled, ImageProblem>> + Send {
+        async { Ok(Pulled::default()) }
     }
 
     /// Starts a container, and says what of its description does not hold here.
@@ -160,6 +160,9 @@ pub struct RuntimeFacts {
     pub images: Vec<Image>,
     /// Conditions of the device that are the runtime's business.
     pub conditions: Vec<Condition>,
+    /// A directory on the disk that holds images and what containers write; `None`: there is none besides the agent's own, or
+    /// nobody knows.
+    pub disk: Option<PathBuf>,
 }
 
 /// What a pod takes of the device's disk. What it keeps in memory does not count.
@@ -388,6 +391,13 @@ pub enum ImageState {
     Present,
     /// It has to be fetched first.
     Pull,
+}
+
+/// An image that was fetched.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pulled {
+    /// Its size; `None`: nobody knows.
+    pub bytes: Option<u64>,
 }
 
 /// Why there is no image.

@@ -43,6 +43,7 @@ pub mod expand;
 pub mod lifecycle;
 mod owner;
 pub mod plan;
+mod pull;
 mod room;
 pub mod store;
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! A containerd of a world's own: its own root, state, socket, network and images, gone with it.
 
+mod disk;
 mod image;
 mod leftovers;
 
@@ -31,6 +32,8 @@ pub struct Engine {
     programs: Programs,
     sandbox: String,
     process: Mutex<Option<Child>>,
+    /// Its images and containers are on a disk of their own.
+    own_disk: bool,
 }
 
 /// What an engine needs of the machine.
@@ -68,21 +71,32 @@ impl Programs {
 impl Engine {
     /// An engine with the box and no other image.
     pub fn start() -> Result<Self> {
-        let engine = Self::start_with(BOX)?;
-        let folder = engine.folder.path().join("images");
+        Self::start_with(BOX)?.with_box()
+    }
+
+    fn with_box(self) -> Result<Self> {
+        let folder = self.folder.path().join("images");
         let layer = Layer::of(&folder, "box", |root| Busybox::find().map_err(anyhow::Error::msg)?.unpack(root))?;
-        engine.import(&archive(&folder, &[Image::new(BOX, &[&layer]).command(&["sleep", "2147483647"])])?)?;
-        Ok(engine)
+        self.import(&archive(&folder, &[Image::new(BOX, &[&layer]).command(&["sleep", "2147483647"])])?)?;
+        Ok(self)
     }
 
     /// An engine without images, whose sandboxes will be of this one.
     pub fn start_with(sandbox: &str) -> Result<Self> {
+        Self::start_on(sandbox, None)
+    }
+
+    fn start_on(sandbox: &str, megabytes: Option<u32>) -> Result<Self> {
         let programs = Programs::find().map_err(anyhow::Error::msg)?;
         let folder = tempfile::Builder::new().prefix("hawser-engine-").tempdir()?;
         for part in ["net.d", "images", "registries"] {
             std::fs::create_dir(folder.path().join(part))?;
         }
-        let engine = Self { folder, programs, sandbox: sandbox.to_owned(), process: Mutex::default() };
+        let (sandbox, own_disk) = (sandbox.to_owned(), megabytes.is_some());
+        let engine = Self { folder, programs, sandbox, process: Mutex::default(), own_disk };
+        if let Some(megabytes) = megabytes {
+            disk::mount(&engine.root(), megabytes)?;
+        }
         engine.configure()?;
         engine.run()?;
         Ok(engine)
@@ -91,6 +105,11 @@ impl Engine {
     /// Its folder.
     pub fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// Where its images and containers are.
+    fn root(&self) -> PathBuf {
+        self.folder.path().join("root")
     }
 
     /// Where it listens.
@@ -118,7 +137,7 @@ impl Engine {
         );
         std::fs::write(self.folder.path().join("net.d/10-hawser.conflist"), conflist)?;
         // A machine whose root is an overlay cannot lay another over it.
-        let snapshotter = if leftovers::overlay_works(self.folder.path()) { "overlayfs" } else { "native" };
+        let snapshotter = if leftovers::overlay_works(&self.root()) { "overlayfs" } else { "native" };
         let config = format!(
             r#"version = 2
 root = "{folder}/root"

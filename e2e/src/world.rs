@@ -162,6 +162,16 @@ impl World {
         Setting::of(story).devices(devices).engine(engine).start().await.map(Some)
     }
 
+    /// As [`start_with_containers`](Self::start_with_containers), with the engine on a disk of its own of so many megabytes.
+    pub async fn start_with_containers_on_disk(story: &str, megabytes: u32) -> Result<Option<Self>> {
+        if let Some(missing) = crate::engine::missing() {
+            println!("NOT TESTED: {story}: containers: {missing}");
+            return Ok(None);
+        }
+        let engine = Arc::new(Engine::start_on_own_disk(megabytes)?);
+        Setting::of(story).devices(1).engine(engine).start().await.map(Some)
+    }
+
     async fn without_devices(setting: &Setting) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix(&format!("hawser-{}-", setting.story)).tempdir()?;
         let ground = Ground::prepare(folder.path()).await?;

@@ -14,6 +14,8 @@ pub(super) struct Measured {
     pub(super) memory_total: Option<u64>,
     pub(super) memory_available: Option<u64>,
     pub(super) disk: Option<Disk>,
+    /// The disk that holds images and what containers write, if that is another one.
+    pub(super) image_disk: Option<Disk>,
     /// What the ledger says when the disk refuses.
     pub(super) ledger_trouble: Option<String>,
     pub(super) processes: Option<u64>,
@@ -22,7 +24,7 @@ pub(super) struct Measured {
     pub(super) throttled: Option<Vec<String>>,
 }
 
-/// The file system of the state directory.
+/// A file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Disk {
     pub(super) total: u64,
@@ -31,11 +33,32 @@ pub(super) struct Disk {
     pub(super) inodes_available: u64,
 }
 
+impl Disk {
+    /// Whether less than so much of its space or of its inodes is left, in percent. File systems without a count of inodes have 0.
+    fn below(self, space: u64, inodes: u64) -> bool {
+        self.available < share(self.total, space) || self.inodes_available < share(self.inodes, inodes)
+    }
+}
+
+fn share(of: u64, percent: u64) -> u64 {
+    of / 100 * percent
+}
+
+/// As for a kubelet: so much of the space of the disk with the state has to be free, in percent.
+const STATE_SPACE: u64 = 10;
+/// So much of the space of a disk of images.
+const IMAGE_SPACE: u64 = 15;
+/// So much of the inodes of either.
+const INODES: u64 = 5;
+/// So much more has to be free for a pressure to end.
+const DISTANCE: u64 = 2;
+
 /// The pressures, remembered from one measurement to the next.
 #[derive(Debug, Default)]
 pub(super) struct Judge {
     memory: Pressure,
     disk: Pressure,
+    image_disk: Pressure,
     processes: Pressure,
 }
 
@@ -88,13 +111,20 @@ impl Judge {
         let Some(disk) = measured.disk else {
             return unknown("DiskPressure", "the file system of the state directory cannot be measured");
         };
-        // 10 % of the space and 5 % of the inodes, as the kubelet; file systems without a count of inodes have 0.
-        let below = |space: u64, inodes: u64| {
-            disk.available < disk.total / 100 * space || disk.inodes_available < disk.inodes / 100 * inodes
+        let update = |pressure: &mut Pressure, disk: Disk, space: u64| {
+            pressure.update(now, disk.below(space, INODES), !disk.below(space + DISTANCE, INODES + DISTANCE))
         };
-        let holds = self.disk.update(now, below(10, 5), !below(12, 7));
-        let message = "less than 10 % of the space or 5 % of the inodes of the state directory's file system are free";
-        pressure("DiskPressure", holds, "InsufficientDisk", "SufficientDisk", message.to_owned())
+        let holds = update(&mut self.disk, disk, STATE_SPACE);
+        // One that is not told of any more is not full any more.
+        let images = measured.image_disk.is_some_and(|disk| update(&mut self.image_disk, disk, IMAGE_SPACE));
+        let words = |space: u64, whose: &str| {
+            format!("less than {space} % of the space or {INODES} % of the inodes of {whose} file system are free")
+        };
+        let message = match (holds, images) {
+            (false, true) => words(IMAGE_SPACE, "the images'"),
+            _ => words(STATE_SPACE, "the state directory's"),
+        };
+        pressure("DiskPressure", holds || images, "InsufficientDisk", "SufficientDisk", message)
     }
 
     fn processes(&mut self, now: u64, measured: &Measured) -> Condition {
@@ -112,13 +142,17 @@ pub(super) fn shortages(measured: &Measured) -> Vec<Shortage> {
     let short = |of, threshold, available: Option<u64>| {
         available.filter(|available| *available < threshold).map(|available| Shortage { of, threshold, available })
     };
-    let Measured { memory_total, memory_available, disk, processes, processes_max, .. } = measured;
+    let Measured { memory_total, memory_available, disk, image_disk, processes, processes_max, .. } = measured;
     let memory = memory_total.and_then(|total| short(Short::Memory, memory_threshold(total), *memory_available));
-    let storage = disk.and_then(|disk| short(Short::Storage, disk.total / 100 * 10, Some(disk.available)));
-    let inodes = disk.and_then(|disk| short(Short::Inodes, disk.inodes / 100 * 5, Some(disk.inodes_available)));
+    let storage = disk.and_then(|disk| short(Short::Storage, share(disk.total, STATE_SPACE), Some(disk.available)));
+    let inodes = disk.and_then(|disk| short(Short::Inodes, share(disk.inodes, INODES), Some(disk.inodes_available)));
+    let layers =
+        image_disk.and_then(|disk| short(Short::LayerStorage, share(disk.total, IMAGE_SPACE), Some(disk.available)));
+    let layer_inodes =
+        image_disk.and_then(|disk| short(Short::LayerInodes, share(disk.inodes, INODES), Some(disk.inodes_available)));
     let processes = processes_max
         .and_then(|max| short(Short::Processes, max - max / 100 * 90, processes.map(|used| max.saturating_sub(used))));
-    [memory, storage, inodes, processes].into_iter().flatten().collect()
+    [memory, layers, layer_inodes, storage, inodes, processes].into_iter().flatten().collect()
 }
 
 /// How much memory must be available: 100 MiB as for the kubelet, less on small boards.
@@ -220,6 +254,21 @@ mod tests {
             assert_eq!(shortages(&measured), [Shortage { of, threshold, available }]);
             let pressed = Judge::default().conditions(0, &measured).iter().filter(|c| c.holds == Some(true)).count();
             assert_eq!(pressed, 1, "{of:?}");
+        }
+        let image_disk = |available, inodes_available| Measured {
+            image_disk: Some(Disk { total: 400 * MIB, available, inodes: 400, inodes_available }),
+            ..calm()
+        };
+        let cases = [
+            (Short::LayerStorage, 60 * MIB, 59 * MIB, image_disk(59 * MIB, 100)),
+            (Short::LayerInodes, 20, 19, image_disk(100 * MIB, 19)),
+        ];
+        for (of, threshold, available, measured) in cases {
+            assert_eq!(shortages(&measured), [Shortage { of, threshold, available }]);
+            let conditions = Judge::default().conditions(0, &measured);
+            let told: Vec<_> = conditions.iter().filter(|c| c.holds == Some(true)).collect();
+            assert_eq!((told.len(), told[0].kind.as_str()), (1, "DiskPressure"));
+            assert!(told[0].message.contains("15 % of the space or 5 % of the inodes of the images'"), "{told:?}");
         }
         let trouble = Measured { ledger_trouble: Some("read-only".to_owned()), ..calm() };
         assert_eq!(shortages(&trouble), [], "no pod is to blame for a state that cannot be written");

@@ -39,8 +39,8 @@ use super::volumes::place::{Naming, Places, remove_mounted};
 use super::volumes::removal::remove_log;
 use super::{
     ContainerId, ContainerStart, DiskUse, ExecError, Executed, Exit, Found, ImageProblem, ImageState, ImageStore,
-    ImageWanted, PodReady, PodSetup, PrepareError, Refusal, Runtime, RuntimeError, RuntimeFacts, Signal, StartError,
-    Started,
+    ImageWanted, PodReady, PodSetup, PrepareError, Pulled, Refusal, Runtime, RuntimeError, RuntimeFacts, Signal,
+    StartError, Started,
 };
 use crate::cgroup::most_processes;
 use crate::facts::memory_total;
@@ -334,7 +334,7 @@ impl Runtime for Cri {
         self.look_for_image(&want).await
     }
 
-    async fn pull(&self, want: ImageWanted) -> Result<(), ImageProblem> {
+    async fn pull(&self, want: ImageWanted) -> Result<Pulled, ImageProblem> {
         self.pull_image(&want).await
     }
 

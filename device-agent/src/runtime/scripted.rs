@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::{
     ContainerId, ContainerStart, DiskUse, ExecError, Executed, Exit, ExitCause, Found, FoundState, Handle,
-    ImageProblem, ImageState, ImageStore, ImageWanted, PodReady, PodSetup, PrepareError, Refusal, Runtime,
+    ImageProblem, ImageState, ImageStore, ImageWanted, PodReady, PodSetup, PrepareError, Pulled, Refusal, Runtime,
     RuntimeError, Signal, StartError, Started,
 };
 use crate::streams::service::{NotServed, Served, Sight};
@@ -83,7 +83,7 @@ struct World {
     prepare_fails: Option<String>,
     inventory_fails: Option<String>,
     /// Images that have to be fetched, with how long that takes and what comes of it.
-    pulls: BTreeMap<String, (Duration, Result<(), ImageProblem>)>,
+    pulls: BTreeMap<String, (Duration, Result<Pulled, ImageProblem>)>,
     /// What the disk with the images looks like.
     image_store: Option<ImageStore>,
     disk_use: BTreeMap<PodUid, DiskUse>,
@@ -123,7 +123,7 @@ impl Scripted {
     }
 
     /// From now on containers with this image find it missing, and fetching it goes this way.
-    pub fn set_pull(&self, image: &str, takes: Duration, result: Result<(), ImageProblem>) {
+    pub fn set_pull(&self, image: &str, takes: Duration, result: Result<Pulled, ImageProblem>) {
         self.world().pulls.insert(image.to_owned(), (takes, result));
     }
 
@@ -246,12 +246,12 @@ impl Runtime for Scripted {
         Ok(if self.world().pulls.contains_key(image) { ImageState::Pull } else { ImageState::Ready })
     }
 
-    async fn pull(&self, want: ImageWanted) -> Result<(), ImageProblem> {
+    async fn pull(&self, want: ImageWanted) -> Result<Pulled, ImageProblem> {
         let image = want.container().map(|container| container.image.clone()).unwrap_or_default();
         let (takes, result) = {
             let mut world = self.world();
             world.log.push(format!("pull {image}"));
-            world.pulls.get(&image).cloned().unwrap_or((Duration::ZERO, Ok(())))
+            world.pulls.get(&image).cloned().unwrap_or((Duration::ZERO, Ok(Pulled::default())))
         };
         tokio::time::sleep(takes).await;
         if result.is_ok() {

@@ -26,8 +26,19 @@ pub(crate) enum Short {
     Storage,
     /// Inodes of the disk.
     Inodes,
+    /// Space on a disk of its own that holds images and what containers write, in bytes.
+    LayerStorage,
+    /// Inodes of that.
+    LayerInodes,
     /// Process ids.
     Processes,
+}
+
+impl Short {
+    /// Whether it is a disk that is full.
+    pub(super) fn is_disk(self) -> bool {
+        !matches!(self, Self::Memory | Self::Processes)
+    }
 }
 
 /// The device is short of something now.
@@ -71,8 +82,8 @@ impl Amounts {
     fn of(self, short: Short) -> u64 {
         match short {
             Short::Memory => self.memory,
-            Short::Storage => self.storage,
-            Short::Inodes => self.inodes,
+            Short::Storage | Short::LayerStorage => self.storage,
+            Short::Inodes | Short::LayerInodes => self.inodes,
             Short::Processes => self.processes,
         }
     }
@@ -80,7 +91,12 @@ impl Amounts {
 
 impl Candidate {
     fn used(&self, short: Short) -> u64 {
-        self.containers.iter().map(|container| container.used.of(short)).sum::<u64>() + self.volumes.of(short)
+        let volumes = match short {
+            // They are on the other disk.
+            Short::LayerStorage | Short::LayerInodes => 0,
+            _ => self.volumes.of(short),
+        };
+        self.containers.iter().map(|container| container.used.of(short)).sum::<u64>() + volumes
     }
 
     fn requested(&self, short: Short) -> u64 {
@@ -111,13 +127,13 @@ fn message(shortage: Shortage, pod: &Candidate) -> String {
     let of = shortage.of;
     let resource = match of {
         Short::Memory => "memory",
-        Short::Storage => "ephemeral-storage",
-        Short::Inodes => "inodes",
+        Short::Storage | Short::LayerStorage => "ephemeral-storage",
+        Short::Inodes | Short::LayerInodes => "inodes",
         Short::Processes => "pids",
     };
     let amount = |amount: u64| match of {
-        Short::Memory | Short::Storage => Bytes(amount).to_string(),
-        Short::Inodes | Short::Processes => amount.to_string(),
+        Short::Memory | Short::Storage | Short::LayerStorage => Bytes(amount).to_string(),
+        Short::Inodes | Short::LayerInodes | Short::Processes => amount.to_string(),
     };
     let mut message = format!(
         "The node was low on resource: {resource}. Threshold quantity: {}, available: {}. ",
@@ -256,6 +272,11 @@ mod tests {
         let pods = [disk("a", 10), disk("b", 20)];
         assert_eq!(chosen(Short::Storage, &pods).as_deref(), Some("b"));
         assert_eq!(chosen(Short::Inodes, &pods).as_deref(), Some("a"));
+        let mut writer = pod("c", 0, 0, 0);
+        (writer.containers[0].used.storage, writer.containers[0].used.inodes) = (1, 1);
+        let pods = [disk("a", 10), disk("b", 20), writer];
+        assert_eq!(chosen(Short::LayerStorage, &pods).as_deref(), Some("c"), "volumes are on the other disk");
+        assert_eq!(chosen(Short::LayerInodes, &pods).as_deref(), Some("c"));
         let processes = |name: &str, priority, processes| {
             let mut pod = pod(name, priority, 0, 0);
             pod.containers[0].used.processes = processes;

@@ -13,7 +13,7 @@ use hawser_wire::stream::Stats;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::eviction::{Amounts, Candidate, Consumer, Short, Shortage, choose, is_limited, over_limit};
+use super::eviction::{Amounts, Candidate, Consumer, Shortage, choose, is_limited, over_limit};
 use crate::desired::{DesiredSet, DesiredWish};
 use crate::runtime::{DiskUse, Runtime, Space};
 use crate::streams::service::Service;
@@ -59,7 +59,7 @@ impl<R: Runtime, S: Service> Pressure<R, S> {
                     let shortage = self.shortages.borrow_and_update().first().copied();
                     match shortage {
                         // Images that nothing uses go before any pod does.
-                        Some(Shortage { of: Short::Storage | Short::Inodes, .. }) if !asked_for_room => {
+                        Some(shortage) if shortage.of.is_disk() && !asked_for_room => {
                             asked_for_room = true;
                             self.room.notify_one();
                             None
@@ -98,7 +98,7 @@ impl<R: Runtime, S: Service> Pressure<R, S> {
         };
         let mut candidates = Vec::new();
         for (uid, spec) in pods {
-            let disk = matches!(shortage.of, Short::Storage | Short::Inodes);
+            let disk = shortage.of.is_disk();
             let used = if disk { self.disk_use(&spec).await } else { DiskUse::default() };
             candidates.extend(candidate(uid, &spec, &stats, &used));
         }

@@ -21,6 +21,7 @@ use super::actions;
 use super::expand::{HostFacts, expand_container};
 use super::lifecycle::{Effect, Event, Lifecycle, PlaceProblem, Resync, StartProblem};
 use super::plan::Order;
+use super::pull::{self, Had, Pull, Went};
 use super::room::{Room, Taken};
 use super::store::WorkloadStore;
 use super::{Clock, Eviction, INVENTORY_PAUSE, Parts};
@@ -87,8 +88,10 @@ enum Landed {
     Ready(PodReady),
     /// The image of a container has to be fetched before it can be started.
     Pull(ImageWanted),
-    /// The image of a container is there: it was fetched in this time, or it had been there before.
-    Image(ImageWanted, Option<Duration>),
+    /// It is being fetched, and that takes long.
+    Pulling(Pull),
+    /// The image of a container is there.
+    Image(ImageWanted, Had),
     Forgotten,
     Nothing,
 }
@@ -223,7 +226,8 @@ impl<R: Runtime, S: WorkloadStore> Owner<R, S> {
                     self.tell(vec![Event::Prepared(Ok(ready))]).await;
                 }
                 Woken::Landed(Landed::Pull(want)) => self.pull(want),
-                Woken::Landed(Landed::Image(want, took)) => self.start_with_image(want, took),
+                Woken::Landed(Landed::Pulling(pull)) => self.pull_on(pull),
+                Woken::Landed(Landed::Image(want, had)) => self.start_with_image(want, had),
                 Woken::Landed(Landed::Forgotten) => self.over = true,
                 Woken::Landed(Landed::Nothing) => {}
                 Woken::Ordered => {
@@ -386,28 +390,33 @@ impl<R: Runtime, S: WorkloadStore> Owner<R, S> {
 
     /// Fetches an image, unless the pod is told to end meanwhile.
     fn pull(&mut self, want: ImageWanted) {
-        let image = want.container().map(|container| container.image.as_str()).unwrap_or_default();
-        self.note_of(&want.id, "Pulling", &format!("Pulling image \"{image}\""));
-        let (runtime, pulls, clock) = (self.runtime.clone(), self.pulls.clone(), self.clock.clone());
+        self.note_of(&want.id, "Pulling", &pull::begins(&want));
+        let (runtime, pulls, wanted) = (self.runtime.clone(), self.pulls.clone(), want.clone());
+        let work = async move { pulls.run_until_cancelled(runtime.pull(wanted)).await };
+        self.go_on(Pull::begin(want, self.clock.clone(), work));
+    }
+
+    /// Says that an image is still being fetched.
+    fn pull_on(&mut self, pull: Pull) {
+        self.note_of(&pull.want().id, "Pulling", &pull.progress());
+        self.go_on(pull);
+    }
+
+    fn go_on(&mut self, pull: Pull) {
         self.flight.launch(async move {
-            let id = want.id.clone();
-            let begun = clock();
-            match pulls.run_until_cancelled(runtime.pull(want.clone())).await {
-                Some(Ok(())) => Landed::Image(want, Some(Duration::from_millis(clock().millis_since(begun)))),
-                Some(Err(problem)) => Landed::Happened(Event::Started(id, Err(StartProblem::NoImage(problem)))),
-                None => Landed::Happened(Event::Started(id, Err(StartProblem::Abandoned))),
-            }
+            let (id, problem) = match pull.go_on().await {
+                Went::On(pull) => return Landed::Pulling(pull),
+                Went::Over(want, Some(Ok(had))) => return Landed::Image(want, had),
+                Went::Over(want, Some(Err(problem))) => (want.id, StartProblem::NoImage(problem)),
+                Went::Over(want, None) => (want.id, StartProblem::Abandoned),
+            };
+            Landed::Happened(Event::Started(id, Err(problem)))
         });
     }
 
     /// Starts the container that waited for its image.
-    fn start_with_image(&mut self, want: ImageWanted, took: Option<Duration>) {
-        let image = want.container().map(|container| container.image.as_str()).unwrap_or_default();
-        let message = match took {
-            Some(took) => format!("Successfully pulled image \"{image}\" in {} ms", took.as_millis()),
-            None => format!("Container image \"{image}\" already present on machine and can be accessed by the pod"),
-        };
-        self.note_of(&want.id, "Pulled", &message);
+    fn start_with_image(&mut self, want: ImageWanted, had: Had) {
+        self.note_of(&want.id, "Pulled", &had.words(&want));
         let (runtime, host, own) = (self.runtime.clone(), self.host.borrow().clone(), self.addresses.clone());
         self.flight.launch(async move {
             let ImageWanted { id, spec } = want;
@@ -480,7 +489,7 @@ impl<R: Runtime, S: WorkloadStore> Owner<R, S> {
                 self.flight.launch(async move {
                     match runtime.image(want.clone()).await {
                         Ok(ImageState::Pull) => return Landed::Pull(want),
-                        Ok(ImageState::Present) => return Landed::Image(want, None),
+                        Ok(ImageState::Present) => return Landed::Image(want, Had::Before),
                         Ok(ImageState::Ready) => {}
                         Err(problem) => {
                             return Landed::Happened(Event::Started(id, Err(StartProblem::NoImage(problem))));

@@ -149,11 +149,12 @@ impl World {
         agent.arg("run").arg("--state-dir").arg(&self.devices[number].state);
         match &self.engine {
             None => agent.args(["--runtime", "process"]),
-            // The images of a world are in no registry: however full the disk of this machine is, they must stay.
-            Some(engine) => agent
-                .args(["--runtime", "cri", "--cri", &format!("unix://{}", engine.socket().display())])
-                .args(["--image-gc-high", "100"]),
+            Some(engine) => agent.args(["--runtime", "cri", "--cri", &format!("unix://{}", engine.socket().display())]),
         };
+        // The images of a world are in no registry: however full the disk of this machine is, they must stay.
+        if self.engine.as_ref().is_some_and(|engine| !engine.has_own_disk()) {
+            agent.args(["--image-gc-high", "100"]);
+        }
         agent
     }
 

@@ -41,6 +41,9 @@ async fn an_image_is_pulled_from_a_registry() -> Result<()> {
     assert_eq!(pulling, format!("Pulling image \"{image}\""));
     let pulled = world.event("web", "Pulled").await?.message.unwrap_or_default();
     assert!(pulled.starts_with(&format!("Successfully pulled image \"{image}\" in ")), "{pulled}");
+    let bytes =
+        pulled.split_once(" including waiting). Image size: ").and_then(|(_, size)| size.strip_suffix(" bytes."));
+    assert!(bytes.and_then(|bytes| bytes.parse::<u64>().ok()).is_some_and(|bytes| bytes > 100_000), "{pulled}");
     world.end().await
 }
 

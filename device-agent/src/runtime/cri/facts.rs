@@ -19,7 +19,7 @@ impl Cri {
         };
         // Images that cannot be listed now are told the next time.
         let images = self.0.client.list_images().await.unwrap_or_default();
-        RuntimeFacts { images: tell(images), conditions }
+        RuntimeFacts { images: tell(images), conditions, disk: self.image_place().await }
     }
 }
 

@@ -6,7 +6,7 @@ use hawser_cri::{AuthConfig, CallError, ImageSpec, PullImageRequest};
 use hawser_wire::deployment::{PullPolicy, RegistryLogin};
 
 use super::Cri;
-use crate::runtime::{ImageProblem, ImageState, ImageWanted};
+use crate::runtime::{ImageProblem, ImageState, ImageWanted, Pulled};
 
 /// How long a pull may take: a big image over a thin line.
 const PULL: Duration = Duration::from_secs(3600);
@@ -77,8 +77,8 @@ impl Cri {
         })
     }
 
-    pub(super) async fn pull_image(&self, want: &ImageWanted) -> Result<(), ImageProblem> {
-        let Some(container) = want.container() else { return Ok(()) };
+    pub(super) async fn pull_image(&self, want: &ImageWanted) -> Result<Pulled, ImageProblem> {
+        let Some(container) = want.container() else { return Ok(Pulled::default()) };
         let logins = want.spec.engine.iter().flat_map(|engine| &engine.logins);
         let mut auths: Vec<Option<AuthConfig>> =
             logins.filter(|login| is_for(&login.registry, &container.image)).map(|login| Some(auth(login))).collect();
@@ -90,13 +90,18 @@ impl Cri {
             let image = Some(ImageSpec::named(&container.image));
             let request = PullImageRequest { image, auth, sandbox_config: None };
             match self.0.client.pull_image(request, PULL).await {
-                Ok(_) => return Ok(()),
+                Ok(image) => return Ok(self.pulled(&image).await),
                 Err(error) => words.push(error.message),
             }
         }
         // Several logins often meet the same answer.
         words.dedup();
         Err(ImageProblem { reason: "ErrImagePull".to_owned(), message: words.join("; ") })
+    }
+
+    async fn pulled(&self, image: &str) -> Pulled {
+        // Nothing depends on it but what is told.
+        Pulled { bytes: self.0.client.image_status(image).await.ok().flatten().map(|image| image.size) }
     }
 }
 

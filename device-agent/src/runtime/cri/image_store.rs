@@ -1,8 +1,9 @@
 //! The engine's images and the disk that holds them.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
-use hawser_cri::{CallError, Image, Labels};
+use hawser_cri::{CallError, Image, ImageFsInfoResponse, Labels};
 
 use super::{Cri, failure};
 use crate::runtime::{ImageStore, RuntimeError, StoredImage};
@@ -12,10 +13,14 @@ impl Cri {
         self.images_and_room(wanted).await.map_err(|error| failure("look at the engine's images", error))
     }
 
+    /// A directory on the disk that holds images and what containers write.
+    pub(super) async fn image_place(&self) -> Option<PathBuf> {
+        self.0.client.image_fs_info().await.ok().and_then(place)
+    }
+
     async fn images_and_room(&self, wanted: &BTreeSet<String>) -> Result<ImageStore, CallError> {
         let client = &self.0.client;
-        let told = client.image_fs_info().await?;
-        let place = told.image_filesystems.into_iter().find_map(|usage| usage.fs_id).map(|id| id.mountpoint);
+        let place = place(client.image_fs_info().await?);
         let disk = place.and_then(|place| rustix::fs::statvfs(place).ok());
         let (total, available) =
             disk.map_or((0, 0), |disk| (disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize));
@@ -35,6 +40,10 @@ impl Cri {
         };
         Ok(ImageStore { total, available, images: describe(images, &used, kept.as_deref()) })
     }
+}
+
+fn place(told: ImageFsInfoResponse) -> Option<PathBuf> {
+    told.image_filesystems.into_iter().find_map(|usage| usage.fs_id).map(|id| id.mountpoint.into())
 }
 
 /// The image of sandboxes, of which an engine before 2023 does not say that it needs it. A device without its registry

@@ -7,6 +7,7 @@ use super::*;
 use crate::desired::{Deployment, DesiredPod};
 use crate::runtime::scripted::Scripted;
 use crate::streams::service::{Connection, Log, NotServed, Process};
+use crate::upkeep::Short;
 use crate::workloads::tests::pod;
 
 const MIB: u64 = 1024 * 1024;
