@@ -1,11 +1,12 @@
 //! From a pod to an edge deployment: resolve every reference, then translate every field.
 //!
-//! [`fields`] says what becomes of each field, [`references`] what a pod refers to, [`resolve`] reads that, [`services`]
+//! [`admission`] says who is rejected at the door, [`fields`] what becomes of each field, [`references`] what a pod refers to, [`resolve`] reads that, [`services`]
 //! knows the cluster's services, and [`translate`] makes the edge deployment. Only [`resolve`] and the watch of
 //! [`services`] talk to anybody.
 
 mod admission;
 mod fields;
+mod node;
 pub(crate) mod quantity;
 mod references;
 mod resolve;
@@ -77,6 +78,7 @@ pub struct Notice {
 pub async fn prepare(references: &References, pod: &Pod) -> Result<Prepared, NotApplied> {
     let subject = Subject::of(pod)?;
     admission::admit(&subject)?;
+    admit_to_node(references, &subject).await?;
     let spec = serde_json::to_value(subject.spec)
         .map_err(|error| NotApplied::Unavailable { message: format!("reading the pod's spec: {error}") })?;
     fields::refuse_offences(&spec)?;
@@ -84,6 +86,21 @@ pub async fn prepare(references: &References, pod: &Pod) -> Result<Prepared, Not
     let fetched = references.fetch(&subject, &wanted).await?;
     let translation = translate::translate(&subject, &fetched)?;
     finish(&subject, translation, again(references.config().refresh, &subject, &wanted, fetched.rotate))
+}
+
+/// Whether the pod is for the node that it is bound to. Asked of pods that have not begun: what runs goes on, whatever becomes of
+/// labels and taints.
+async fn admit_to_node(references: &References, pod: &Subject<'_>) -> Result<(), NotApplied> {
+    let Some(name) = pod.spec.node_name.as_deref().filter(|name| !name.is_empty() && !has_begun(pod.pod)) else {
+        return Ok(());
+    };
+    // A node that cannot be looked at is no reason to reject anybody.
+    let fits = |node: Option<Arc<node::Here>>| node.map_or(Ok(()), |node| admission::admit_to(&node, pod.spec));
+    match fits(references.node(name).await?) {
+        Ok(()) => Ok(()),
+        // Who labels a node and binds a pod to it in the next moment is right.
+        Err(_) => fits(references.node_now(name).await?),
+    }
 }
 
 /// How long to wait until a rotation that is due, and failed, is tried again.

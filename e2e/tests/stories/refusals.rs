@@ -3,6 +3,7 @@
 use anyhow::Result;
 use hawser_e2e::recipes;
 use hawser_e2e::world::World;
+use k8s_openapi::api::core::v1::Pod;
 use kube::api::DeleteParams;
 use serde_json::json;
 
@@ -38,5 +39,24 @@ async fn an_image_that_the_runtime_cannot_run_is_said_and_harms_nobody() -> Resu
         })
         .await?;
     world.pod_ready(&good).await?;
+    world.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_bound_to_a_node_that_it_does_not_choose_is_rejected() -> Result<()> {
+    let world = World::start("affinity", 1).await?;
+    let status = async |name: &str, more: serde_json::Value| {
+        let pod = world.create_pod(&recipes::pod_with(name, world.device(0), "exec sleep 1000", more)).await?;
+        let phase = |pod: &Pod| pod.status.as_ref().and_then(|status| status.phase.clone()).unwrap_or_default();
+        let shown = world.pod_until(&pod, "taken in or not", |pod| phase(pod) != "Pending").await?;
+        anyhow::Ok(shown.status.unwrap_or_default())
+    };
+    let here = json!({ "nodeSelector": { "e2e.hawser.dev/world": world.name() } });
+    assert_eq!(status("here", here).await?.phase.as_deref(), Some("Running"));
+    let elsewhere = status("elsewhere", json!({ "nodeSelector": { "e2e.hawser.dev/world": "another" } })).await?;
+    assert_eq!((elsewhere.phase.as_deref(), elsewhere.reason.as_deref()), (Some("Failed"), Some("NodeAffinity")));
+    let said = "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector";
+    assert_eq!(elsewhere.message, Some(format!("Pod was rejected: {said}")));
+    assert_eq!(world.event("elsewhere", "NodeAffinity").await?.message.as_deref(), Some(said));
     world.end().await
 }

@@ -1,15 +1,19 @@
 //! What a kubelet rejects at the door, whatever its machine can do, with its reasons and its words. Pure.
 
+use k8s_openapi::api::core::v1::PodSpec;
 use virtual_node::provider::NotApplied;
 
+use super::node::Here;
 use super::subject::Subject;
 
 const OS: &str = "kubernetes.io/os";
 
+fn rejected(reason: &str, message: &str) -> NotApplied {
+    NotApplied::Refused { reason: reason.to_owned(), message: message.to_owned() }
+}
+
 /// Whether the pod is for a node like ours at all. What depends on the device, the device looks at.
 pub(crate) fn admit(pod: &Subject<'_>) -> Result<(), NotApplied> {
-    let rejected =
-        |reason: &str, message: &str| NotApplied::Refused { reason: reason.to_owned(), message: message.to_owned() };
     let label = pod.pod.metadata.labels.as_ref().and_then(|labels| labels.get(OS));
     if label.is_some_and(|os| os != "linux") {
         let message = "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label";
@@ -17,6 +21,18 @@ pub(crate) fn admit(pod: &Subject<'_>) -> Result<(), NotApplied> {
     }
     if pod.spec.os.as_ref().is_some_and(|os| os.name != "linux") {
         return Err(rejected("PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS"));
+    }
+    Ok(())
+}
+
+/// Whether the pod is for the node that somebody has bound it to, past every scheduler perhaps.
+pub(crate) fn admit_to(node: &Here, pod: &PodSpec) -> Result<(), NotApplied> {
+    let failed = |predicate: &str, why: &str| rejected(predicate, &format!("Predicate {predicate} failed: {why}"));
+    if !node.is_chosen_by(pod) {
+        return Err(failed("NodeAffinity", "node(s) didn't match Pod's node affinity/selector"));
+    }
+    if !node.is_tolerated_by(pod) {
+        return Err(failed("TaintToleration", "node(s) had taints that the pod didn't tolerate"));
     }
     Ok(())
 }

@@ -20,6 +20,7 @@ use virtual_node::provider::NotApplied;
 
 use self::kept::{Kept, Kind, ObjectKey};
 use super::Object;
+use super::node::Here;
 use super::references::{Contents, Fetched, Found, TokenWanted, Wanted};
 use super::services::Services;
 use super::shelf::Shelf;
@@ -114,6 +115,18 @@ impl References {
 
     pub(crate) fn config(&self) -> &ReferencesConfig {
         &self.shared.config
+    }
+
+    /// The node that a pod is bound to, as it may have been a moment ago; `None`: it is not there, or may not be read.
+    pub(crate) async fn node(&self, name: &str) -> Result<Option<Arc<Here>>, NotApplied> {
+        let found = self.shared.object(ObjectKey::new(Kind::Node, "", name)).await;
+        found.map(there).map_err(|message| NotApplied::Unavailable { message })
+    }
+
+    /// The same as it is now.
+    pub(crate) async fn node_now(&self, name: &str) -> Result<Option<Arc<Here>>, NotApplied> {
+        let found = self.shared.read(&ObjectKey::new(Kind::Node, "", name), &GetParams::default()).await;
+        found.map(there).map_err(|message| NotApplied::Unavailable { message })
     }
 
     /// Looks for everything that a pod wants.
@@ -220,8 +233,8 @@ impl Shared {
             }
             Kind::Node => {
                 let api: Api<Node> = Api::all(client);
-                let found = self.in_time(api.get_metadata_with(name, version)).await;
-                found.map(|node| Kept::Labels(Arc::new(node.metadata.labels.unwrap_or_default())))
+                let found = self.in_time(api.get_with(name, version)).await;
+                found.map(|node| Kept::Node(Arc::new(Here::from(node))))
             }
             Kind::RuntimeClass => {
                 let api: Api<RuntimeClass> = Api::all(client);
@@ -251,7 +264,7 @@ impl Shared {
         let node = match &volume {
             Some(Found::Here(volume)) if volume.is_choosy() => {
                 let node = pod.spec.node_name.as_deref().unwrap_or_default();
-                Some(self.object(ObjectKey::new(Kind::Node, "", node)).await?.narrow(Kept::labels))
+                Some(self.object(ObjectKey::new(Kind::Node, "", node)).await?.narrow(Kept::node))
             }
             _ => None,
         };
@@ -329,6 +342,10 @@ impl Shared {
     fn gate(&self, key: &impl Hash) -> &tokio::sync::Mutex<()> {
         &self.gates[self.hasher.hash_one(key) as usize % GATES]
     }
+}
+
+fn there(found: Found<Kept>) -> Option<Arc<Here>> {
+    if let Found::Here(node) = found.narrow(Kept::node) { Some(node) } else { None }
 }
 
 /// A request that brought nothing.

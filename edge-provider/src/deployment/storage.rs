@@ -3,15 +3,13 @@
 //! A device has the storage that it has: a claim can be met by a path of the device's own, which a volume of the kinds
 //! `local` and `hostPath` names. What is wrong with a claim is said in a kubelet's words.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hawser_wire::deployment::{HostPath, HostPathKind};
-use k8s_openapi::api::core::v1::{
-    NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PersistentVolume, PersistentVolumeClaim,
-};
+use k8s_openapi::api::core::v1::{NodeSelector, PersistentVolume, PersistentVolumeClaim};
 use serde_json::Value;
 
+use super::node::Here;
 use super::references::Found;
 
 /// What is kept of a claim.
@@ -126,9 +124,6 @@ impl Volume {
     }
 }
 
-/// The labels of a node.
-pub(crate) type Labels = BTreeMap<String, String>;
-
 /// What was found of one claim of a pod.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Storage {
@@ -136,7 +131,7 @@ pub(crate) struct Storage {
     /// Looked for if the claim says which.
     pub(crate) volume: Option<Found<Volume>>,
     /// Looked for if the volume is choosy.
-    pub(crate) node: Option<Found<Arc<Labels>>>,
+    pub(crate) node: Option<Found<Arc<Here>>>,
 }
 
 /// Why a claim is of no use to a pod.
@@ -204,10 +199,10 @@ fn here<'f, T>(found: &'f Found<T>, missing: &str) -> Result<&'f T, String> {
 }
 
 impl Volume {
-    fn check_node(&self, node: Option<&Found<Arc<Labels>>>) -> Result<(), NoStorage> {
+    fn check_node(&self, node: Option<&Found<Arc<Here>>>) -> Result<(), NoStorage> {
         let Some(selector) = &self.affinity else { return Ok(()) };
         let why = match node {
-            Some(Found::Here(labels)) if selects(selector, labels) => return Ok(()),
+            Some(Found::Here(node)) if node.is_selected(selector) => return Ok(()),
             Some(Found::Here(_)) => "no matching NodeSelectorTerms".to_owned(),
             Some(Found::Denied(words)) => words.clone(),
             Some(Found::Missing) | None => "the node is not there".to_owned(),
@@ -252,36 +247,6 @@ pub(crate) fn host_path_kind(kind: Option<&str>) -> Option<HostPathKind> {
         Some("BlockDevice") => HostPathKind::BlockDevice,
         Some(_) => return None,
     })
-}
-
-/// Whether a node with these labels is chosen: by one term at least, with all that it requires.
-fn selects(selector: &NodeSelector, labels: &Labels) -> bool {
-    selector.node_selector_terms.iter().any(|term| fits(term, labels))
-}
-
-/// An empty term chooses nothing. Of fields there is only the name, by which volumes are not bound to nodes.
-fn fits(term: &NodeSelectorTerm, labels: &Labels) -> bool {
-    let empty = term.match_expressions.as_ref().is_none_or(Vec::is_empty);
-    let fields = term.match_fields.as_ref().is_some_and(|fields| !fields.is_empty());
-    !empty && !fields && term.match_expressions.iter().flatten().all(|required| holds(required, labels))
-}
-
-fn holds(required: &NodeSelectorRequirement, labels: &Labels) -> bool {
-    let value = labels.get(&required.key);
-    let values = required.values.as_deref().unwrap_or_default();
-    let compared = |holds: fn(i64, i64) -> bool| {
-        let number = |text: &String| text.parse::<i64>().ok();
-        value.and_then(number).zip(values.first().and_then(number)).is_some_and(|(value, bound)| holds(value, bound))
-    };
-    match required.operator.as_str() {
-        "In" => value.is_some_and(|value| values.contains(value)),
-        "NotIn" => value.is_none_or(|value| !values.contains(value)),
-        "Exists" => value.is_some(),
-        "DoesNotExist" => value.is_none(),
-        "Gt" => compared(|value, bound| value > bound),
-        "Lt" => compared(|value, bound| value < bound),
-        _ => false,
-    }
 }
 
 #[cfg(test)]

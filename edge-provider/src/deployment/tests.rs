@@ -406,3 +406,60 @@ async fn a_claim_that_is_not_bound_is_looked_at_again_soon() {
     tokio::time::advance(references.config().keep_failure).await;
     assert!(waiting().await.ends_with("failed to fetch PV disk from API server: persistentvolumes \"disk\" not found"));
 }
+
+fn bound(uid: &str, more: Value) -> Pod {
+    let mut spec = json!({"nodeName": "gw-1", "containers": [{"name": "main", "image": "host"}]});
+    spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    pod(uid, spec)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_is_not_for_its_node_is_rejected_in_a_kubelets_words() {
+    let server = Server::default();
+    let taints = json!([{"key": "repair", "effect": "NoExecute"}]);
+    let node = |labels: Value, taints: &Value| json!({"metadata": {"name": "gw-1", "labels": labels}, "spec": {"taints": taints}});
+    server.put_at("/api/v1/nodes/gw-1", node(json!({"site": "7"}), &taints));
+    let references = server.references();
+    let rejected = async |pod: &Pod| match prepare(&references, pod).await {
+        Err(NotApplied::Refused { reason, message }) => format!("{reason}: {message}"),
+        other => panic!("{other:?}"),
+    };
+    let elsewhere = bound("a", json!({"nodeSelector": {"site": "8"}}));
+    assert_eq!(
+        rejected(&elsewhere).await,
+        "NodeAffinity: Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector"
+    );
+    assert_eq!(
+        rejected(&bound("b", json!({"nodeSelector": {"site": "7"}}))).await,
+        "TaintToleration: Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate"
+    );
+    let tolerant = json!({"tolerations": [{"operator": "Exists"}]});
+    prepare(&references, &bound("c", tolerant)).await.unwrap();
+
+    let mut running = elsewhere.clone();
+    running.status = serde_json::from_value(json!({"phase": "Running"})).unwrap();
+    server.asked();
+    prepare(&references, &running).await.expect("what has begun goes on");
+    assert!(server.asked().is_empty(), "and nobody asks");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_label_that_came_with_the_pod_counts_and_a_node_that_cannot_be_read_rejects_nobody() {
+    let server = Server::default();
+    let node = |labels: Value| json!({"metadata": {"name": "gw-1", "labels": labels}});
+    server.put_at("/api/v1/nodes/gw-1", node(json!({})));
+    let references = server.references();
+    prepare(&references, &bound("a", json!({}))).await.unwrap();
+    // It is kept for a while without the label.
+    server.put_at("/api/v1/nodes/gw-1", node(json!({"site": "7"})));
+    prepare(&references, &bound("b", json!({"nodeSelector": {"site": "7"}}))).await.unwrap();
+    for server in [Server::default(), forbidding()] {
+        prepare(&server.references(), &bound("c", json!({"nodeSelector": {"site": "7"}}))).await.unwrap();
+    }
+}
+
+fn forbidding() -> Server {
+    let server = Server::default();
+    server.fail(Some(403));
+    server
+}

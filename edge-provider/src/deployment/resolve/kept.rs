@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use crate::deployment::node::Here;
 use crate::deployment::references::Contents;
-use crate::deployment::storage::{self, Claim, Labels};
+use crate::deployment::storage::{self, Claim};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Kind {
@@ -29,7 +30,7 @@ pub(super) enum Kept {
     Contents(Arc<Contents>),
     Claim(Claim),
     Volume(Box<storage::Volume>),
-    Labels(Arc<Labels>),
+    Node(Arc<Here>),
     Handler(String),
 }
 
@@ -47,8 +48,8 @@ impl Kept {
         if let Self::Volume(volume) = self { Some(*volume) } else { None }
     }
 
-    pub(super) fn labels(self) -> Option<Arc<Labels>> {
-        if let Self::Labels(labels) = self { Some(labels) } else { None }
+    pub(super) fn node(self) -> Option<Arc<Here>> {
+        if let Self::Node(node) = self { Some(node) } else { None }
     }
 
     pub(super) fn handler(self) -> Option<String> {
@@ -63,7 +64,7 @@ impl Kept {
     pub(super) fn weight(&self) -> usize {
         match self {
             Self::Contents(contents) => contents.weight(),
-            Self::Labels(labels) => labels.iter().map(|(key, value)| key.len() + value.len() + 64).sum(),
+            Self::Node(node) => node.weight(),
             Self::Claim(_) | Self::Volume(_) | Self::Handler(_) => 512,
         }
     }

@@ -2,6 +2,7 @@ use k8s_openapi::DeepMerge;
 use serde_json::json;
 
 use super::*;
+use crate::deployment::node::tests::node;
 
 fn claim(change: Value) -> Claim {
     let mut claim: PersistentVolumeClaim = serde_json::from_value(json!({
@@ -119,10 +120,9 @@ fn a_volume_of_another_node_is_not_here() {
         volume(json!({"local": {"path": "/x"}, "nodeAffinity": {"required": {"nodeSelectorTerms": terms}}}))
     };
     let name = "kubernetes.io/hostname";
-    let labels: Labels =
-        [(name, "gw-1"), ("disk", "ssd"), ("slots", "4")].map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+    let here = node("gw-1", json!({name: "gw-1", "disk": "ssd", "slots": "4"}), json!([]));
     let fits = |terms: Value| {
-        let node = Some(Found::Here(Arc::new(labels.clone())));
+        let node = Some(Found::Here(Arc::new(here.clone())));
         used(&Storage { node, ..storage(claim(json!({})), on(terms)) }, false)
     };
     let all = |list: Value| json!([{ "matchExpressions": list }]);
