@@ -103,6 +103,11 @@ impl Hierarchies {
         }
     }
 
+    /// Of which version the hierarchy is that has this controller.
+    pub(crate) fn version(&self, controller: &str) -> Option<Version> {
+        self.with(controller).map(Hierarchy::version)
+    }
+
     /// The weight of a cgroup, as version 1 has it.
     pub(crate) fn shares(&self, path: &Path) -> Option<u64> {
         let hierarchy = self.with("cpu")?;
@@ -186,7 +191,7 @@ pub(crate) fn shares(millis: u64) -> u64 {
 }
 
 /// A weight of version 1 as one of version 2, and the other way round.
-fn weight_of(shares: u64) -> u64 {
+pub(crate) fn weight_of(shares: u64) -> u64 {
     1 + (shares.clamp(MIN_SHARES, MAX_SHARES) - MIN_SHARES) * (MAX_WEIGHT - 1) / (MAX_SHARES - MIN_SHARES)
 }
 

@@ -17,6 +17,7 @@ pub mod runtime;
 pub mod shim;
 pub mod state_dir;
 pub mod streams;
+pub(crate) mod systemd;
 pub mod upkeep;
 pub mod verbs;
 mod workload_store;

@@ -42,7 +42,7 @@ use super::{
     ImageWanted, PodReady, PodSetup, PrepareError, Pulled, Refusal, Runtime, RuntimeError, RuntimeFacts, Signal,
     StartError, Started,
 };
-use crate::cgroup::most_processes;
+use crate::cgroup::{Hierarchies, Version, most_processes};
 use crate::facts::memory_total;
 use crate::shim::identity::boot_id;
 
@@ -142,6 +142,8 @@ struct Inner {
     /// `<name>://<version>`.
     version: String,
     cgroups: PodCgroups,
+    /// Which cgroups limit memory.
+    memory_cgroups: Option<Version>,
     /// The device's memory, in bytes; 0: nobody knows.
     memory: u64,
     able: Abilities,
@@ -201,6 +203,7 @@ impl Cri {
             scheme,
             version,
             cgroups,
+            memory_cgroups: Hierarchies::here().version("memory"),
             memory: memory_total().unwrap_or(0),
             able,
             addresses: Mutex::default(),
@@ -232,7 +235,12 @@ impl Cri {
     }
 
     fn frame(&self) -> Frame<'_> {
-        Frame { device: &self.0.config.device, memory: self.0.memory, profiles: &self.0.config.profiles }
+        Frame {
+            device: &self.0.config.device,
+            memory: self.0.memory,
+            profiles: &self.0.config.profiles,
+            cgroups: self.0.memory_cgroups,
+        }
     }
 
     fn device(&self) -> &str {

@@ -126,7 +126,7 @@ pub struct LinuxContainerConfig {
 }
 
 /// What a container may use.
-#[derive(Clone, Copy, PartialEq, Message)]
+#[derive(Clone, PartialEq, Message)]
 pub struct LinuxContainerResources {
     /// The period of the processor quota, in microseconds.
     #[prost(int64, tag = "1")]
@@ -143,6 +143,9 @@ pub struct LinuxContainerResources {
     /// How readily it is ended when memory is short.
     #[prost(int64, tag = "5")]
     pub oom_score_adj: i64,
+    /// Files of its cgroup, where that is of version 2, and what is written into them.
+    #[prost(map = "string, string", tag = "9")]
+    pub unified: Labels,
 }
 
 /// What a container may do.

@@ -16,16 +16,20 @@ use hawser_wire::PodUid;
 use hawser_wire::deployment::EdgeDeployment;
 use rustix::process::{Pid, PidfdFlags, Signal};
 
+use self::slices::Slices;
 use super::qos::{self, Class};
 use crate::cgroup::{CONTROLLERS, Hierarchies, Limits, MIN_SHARES};
+use crate::systemd::Systemd;
+
+mod slices;
 
 /// Who makes the cgroups of pods.
 #[derive(Debug)]
 pub(super) enum PodCgroups {
     /// The agent, with limits.
     Own(Tree),
-    /// systemd, with the slices that the engine names to it; without limits. These are the parts of the tree's name.
-    Slices(Vec<String>),
+    /// systemd, with slices whose limits the agent tells it.
+    Slices(Slices),
     /// Nobody: all containers are directly below this.
     Nobody(String),
 }
@@ -58,11 +62,8 @@ impl PodCgroups {
         let parts = root.split('/').filter(|part| !part.is_empty()).chain([device]);
         match driver {
             CgroupDriver::Systemd => {
-                tracing::warn!(
-                    "the engine leaves cgroups to systemd, so pods get slices without limits of their own; those of their \
-                     containers hold (for limits of pods set SystemdCgroup = false in the engine's configuration)"
-                );
-                Self::Slices(parts.map(str::to_owned).collect())
+                let parts = parts.map(str::to_owned);
+                Self::Slices(Slices::set_up(Systemd::here(), Hierarchies::here(), parts, pids))
             }
             CgroupDriver::Cgroupfs => Self::on(Hierarchies::here(), parts.collect(), pids),
         }
@@ -101,17 +102,18 @@ impl PodCgroups {
     pub(super) fn parent(&self, pod: &EdgeDeployment) -> String {
         match self {
             Self::Own(tree) => format!("/{}", tree.place(pod).display()),
-            Self::Slices(parts) => {
-                let names = parts.iter().map(String::as_str).chain([class_place(pod)]).filter(|name| !name.is_empty());
-                slice(names.map(str::to_owned).chain([own_name(&pod.uid)]))
-            }
+            Self::Slices(slices) => slices.of(pod),
             Self::Nobody(parent) => parent.clone(),
         }
     }
 
     /// Makes the pod's cgroup, with its limits, if it is not there yet.
     pub(super) fn make(&self, pod: &EdgeDeployment) -> io::Result<()> {
-        let Self::Own(tree) = self else { return Ok(()) };
+        let tree = match self {
+            Self::Own(tree) => tree,
+            Self::Slices(slices) => return slices.make(pod).map_err(io::Error::other),
+            Self::Nobody(_) => return Ok(()),
+        };
         let limits = Limits { pids: tree.pids, ..qos::limits(pod) };
         for controller in &tree.controllers {
             let made = tree.hierarchies.limit(controller, &tree.place(pod), &limits);
@@ -125,7 +127,11 @@ impl PodCgroups {
 
     /// Removes a pod's cgroup with whatever is left in it. The engine has removed everything that it knows of.
     pub(super) fn remove(&self, pod: &PodUid) -> io::Result<()> {
-        let Self::Own(tree) = self else { return Ok(()) };
+        let tree = match self {
+            Self::Own(tree) => tree,
+            Self::Slices(slices) => return slices.remove(pod),
+            Self::Nobody(_) => return Ok(()),
+        };
         let mut removed = Ok(());
         for dir in tree.all_of(pod) {
             removed = removed.and(remove_with_strays(&dir));
@@ -136,7 +142,11 @@ impl PodCgroups {
 
     /// Removes what is left of pods that are not among these, unless something runs in it.
     pub(super) fn sweep(&self, kept: &BTreeSet<PodUid>) {
-        let Self::Own(tree) = self else { return };
+        let tree = match self {
+            Self::Own(tree) => tree,
+            Self::Slices(slices) => return slices.sweep(kept),
+            Self::Nobody(_) => return,
+        };
         for place in PLACES {
             for root in tree.hierarchies.roots() {
                 let all = pods_in(&root.join(&tree.top).join(place));
@@ -196,12 +206,6 @@ fn class_place(pod: &EdgeDeployment) -> &'static str {
         Class::Burstable => BURSTABLE,
         Class::BestEffort => BEST_EFFORT,
     }
-}
-
-/// A slice within slices, as systemd writes it: dashes stand for levels.
-fn slice(parts: impl Iterator<Item = String>) -> String {
-    let parts: Vec<_> = parts.map(|part| part.replace('-', "_")).collect();
-    format!("{}.slice", parts.join("-"))
 }
 
 /// The cgroups of pods directly in this one.
@@ -294,7 +298,9 @@ mod tests {
     #[test]
     fn pods_stand_below_their_class_in_the_words_of_the_driver() {
         let (_dir, own) = tree(None);
-        let slices = PodCgroups::Slices(vec!["boats".into(), "sea-1".into()]);
+        let nowhere = Systemd::at(PathBuf::new());
+        let parts = ["boats", "sea-1"].map(str::to_owned).into_iter();
+        let slices = PodCgroups::Slices(Slices::set_up(nowhere, Hierarchies::default(), parts, None));
         let nobody = PodCgroups::Nobody("/boats/sea".into());
         for (pod, path, slice) in [
             (pod("a-1", 100, true), "/boats/sea/poda-1", "boats-sea_1-poda_1.slice"),

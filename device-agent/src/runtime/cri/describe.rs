@@ -11,7 +11,7 @@ use hawser_wire::deployment::{Container, EdgeDeployment, HostPort, Protocol, Res
 
 use super::qos::{of_container, oom_adjustment};
 use super::{labels, place, security};
-use crate::cgroup::shares;
+use crate::cgroup::{Version, shares};
 use crate::runtime::ContainerStart;
 
 /// The period of processor quotas, in microseconds.
@@ -28,6 +28,8 @@ pub(super) struct Frame<'f> {
     pub(super) memory: u64,
     /// Where the device has profiles of system calls.
     pub(super) profiles: &'f Path,
+    /// Which cgroups limit memory.
+    pub(super) cgroups: Option<Version>,
 }
 
 /// How a sandbox is called and finds others, where its cgroup is, and which kernel parameters it sets.
@@ -93,7 +95,10 @@ pub(super) fn container(
         stdin_once: talks.once,
         tty: talks.tty,
         linux: Some(LinuxContainerConfig {
-            resources: Some(resources(&of_container(pod, container), oom_adjustment(pod, container, frame.memory))),
+            resources: Some(LinuxContainerResources {
+                unified: ends_as_one(frame),
+                ..resources(&of_container(pod, container), oom_adjustment(pod, container, frame.memory))
+            }),
             security_context: Some(security::of_container(pod, container, image, frame.profiles, target)),
         }),
     }
@@ -120,6 +125,13 @@ fn ports(pod: &EdgeDeployment) -> Vec<PortMapping> {
     ports.map(mapping).collect()
 }
 
+/// A container that is out of memory ends as a whole, where the kernel can do that, rather than run on without one of its
+/// processes.
+fn ends_as_one(frame: Frame<'_>) -> HashMap<String, String> {
+    let file = (frame.cgroups == Some(Version::V2)).then(|| ("memory.oom.group".to_owned(), "1".to_owned()));
+    file.into_iter().collect()
+}
+
 /// Limits and weights as a kubelet reckons them.
 fn resources(resources: &Resources, oom_score_adj: i64) -> LinuxContainerResources {
     let requested = resources.cpu_request_millis.or(resources.cpu_limit_millis).unwrap_or(0);
@@ -130,6 +142,7 @@ fn resources(resources: &Resources, oom_score_adj: i64) -> LinuxContainerResourc
         cpu_shares: signed(shares(requested)),
         memory_limit_in_bytes: signed(resources.memory_limit_bytes.unwrap_or(0)),
         oom_score_adj,
+        unified: HashMap::new(),
     }
 }
 
@@ -140,6 +153,16 @@ fn signed(number: u64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_container_ends_as_one_where_the_kernel_can_do_that() {
+        let of = |cgroups| {
+            let frame = Frame { device: "sea", memory: 0, profiles: Path::new("/"), cgroups };
+            ends_as_one(frame).into_iter().collect::<Vec<_>>()
+        };
+        assert_eq!(of(Some(Version::V2)), [("memory.oom.group".to_owned(), "1".to_owned())]);
+        assert!(of(Some(Version::V1)).is_empty() && of(None).is_empty());
+    }
 
     #[test]
     fn limits_are_reckoned_as_by_a_kubelet() {

@@ -1,0 +1,172 @@
+//! The cgroups of pods where systemd has them: nested slices, `<root>.slice/<root>-<device>.slice/…`, with the limits that the
+//! agent tells systemd, as a kubelet does. What the files of a cgroup say that systemd keeps, it may change back at any time.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use hawser_wire::PodUid;
+use hawser_wire::deployment::EdgeDeployment;
+
+use super::{BEST_EFFORT, BURSTABLE, PLACES, class_place, own_name, remove_tree, remove_with_strays, within};
+use crate::cgroup::{Hierarchies, Limits, MIN_SHARES};
+use crate::runtime::cri::qos;
+use crate::systemd::{Failed, Systemd};
+
+/// Slices within slices.
+#[derive(Debug)]
+pub(in crate::runtime::cri) struct Slices {
+    /// The parts of the tree's name.
+    top: Vec<String>,
+    hierarchies: Hierarchies,
+    /// `None`: it does not do what we ask for, so slices are what the engine makes of their names, without limits.
+    systemd: Option<Systemd>,
+    pids: Option<u64>,
+    /// What each burstable pod weighs, by the name of its slice. A new slice is not in the kernel as soon as it is asked for.
+    weights: Mutex<BTreeMap<String, u64>>,
+}
+
+impl Slices {
+    pub(super) fn set_up(
+        systemd: Systemd,
+        hierarchies: Hierarchies,
+        top: impl Iterator<Item = String>,
+        pids: Option<u64>,
+    ) -> Self {
+        let mut slices = Self { top: top.collect(), hierarchies, systemd: None, pids, weights: Mutex::default() };
+        let least = Limits { cpu_shares: Some(MIN_SHARES), ..Limits::default() };
+        // Pods that an earlier agent made are in there, and weigh something.
+        let burstable = slices.of_a_place(BURSTABLE);
+        let mut weights = BTreeMap::new();
+        for (_, name) in slices.pods_in(BURSTABLE) {
+            let shares = slices.hierarchies.shares(&path(&burstable).join(&name)).unwrap_or(0);
+            weights.insert(name, shares);
+        }
+        let all = Limits { cpu_shares: Some(sum(&weights)), ..Limits::default() };
+        let made = [(BEST_EFFORT, least), (BURSTABLE, all)]
+            .iter()
+            .try_for_each(|(place, limits)| systemd.keep_slice(&slices.of_a_place(place), "pods of one class", limits));
+        slices.weights = Mutex::new(weights);
+        match made {
+            Ok(()) => slices.systemd = Some(systemd),
+            Err(error) => tracing::warn!(
+                %error,
+                "the engine leaves cgroups to systemd, which does not take limits from the agent, so pods get slices without \
+                 limits of their own; those of their containers hold (run the agent as root, where it reaches the bus of the \
+                 system, or set SystemdCgroup = false in the engine's configuration)"
+            ),
+        }
+        slices
+    }
+
+    /// The slice of a pod.
+    pub(super) fn of(&self, pod: &EdgeDeployment) -> String {
+        self.named(class_place(pod), &own_name(&pod.uid))
+    }
+
+    pub(super) fn make(&self, pod: &EdgeDeployment) -> Result<(), Failed> {
+        let Some(systemd) = &self.systemd else { return Ok(()) };
+        let limits = Limits { pids: self.pids, ..qos::limits(pod) };
+        let name = self.of(pod);
+        systemd.keep_slice(&name, &format!("pod {}/{}", pod.namespace, pod.name), &limits)?;
+        if class_place(pod) == BURSTABLE {
+            self.weigh(systemd, |weights| {
+                weights.insert(name, limits.cpu_shares.unwrap_or(0));
+            });
+        }
+        Ok(())
+    }
+
+    /// Ends a pod's slice with whatever is left in it. The engine has removed everything that it knows of.
+    pub(super) fn remove(&self, pod: &PodUid) -> io::Result<()> {
+        let Some(systemd) = &self.systemd else { return Ok(()) };
+        let mut removed = Ok(());
+        for place in PLACES {
+            let name = self.named(place, &own_name(pod));
+            removed = removed.and(self.end(systemd, &name, remove_with_strays));
+        }
+        removed
+    }
+
+    /// Ends the slices of pods that are not among these, unless something runs in them.
+    pub(super) fn sweep(&self, kept: &BTreeSet<PodUid>) {
+        let Some(systemd) = &self.systemd else { return };
+        for place in PLACES {
+            let kept: BTreeSet<String> = kept.iter().map(|uid| self.named(place, &own_name(uid))).collect();
+            let left: BTreeSet<_> =
+                self.pods_in(place).map(|(_, name)| name).filter(|name| !kept.contains(name)).collect();
+            for name in left {
+                match self.end(systemd, &name, remove_tree) {
+                    Ok(()) => tracing::debug!(slice = name, "removed a slice that was left over"),
+                    Err(error) => tracing::warn!(slice = name, %error, "what is left over stays"),
+                }
+            }
+        }
+    }
+
+    /// Its cgroups go first, which the kernel refuses where something runs; then systemd may forget the name.
+    fn end(&self, systemd: &Systemd, name: &str, remove: fn(&Path) -> io::Result<()>) -> io::Result<()> {
+        let path = path(name);
+        for dir in self.hierarchies.roots().map(|root| root.join(&path)).filter(|dir| dir.is_dir()) {
+            remove(&dir)?;
+        }
+        systemd.end_slice(name).map_err(io::Error::other)?;
+        self.weigh(systemd, |weights| {
+            weights.remove(name);
+        });
+        Ok(())
+    }
+
+    /// Burstable pods together weigh what each of them does, beside those that were promised everything.
+    fn weigh(&self, systemd: &Systemd, change: impl FnOnce(&mut BTreeMap<String, u64>)) {
+        // No code that holds this lock can panic half way.
+        let mut weights = self.weights.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = sum(&weights);
+        change(&mut weights);
+        let limits = Limits { cpu_shares: Some(sum(&weights)), ..Limits::default() };
+        if sum(&weights) != before
+            && let Err(error) = systemd.change_slice(&self.of_a_place(BURSTABLE), &limits)
+        {
+            tracing::warn!(%error, "burstable pods together do not weigh what they should");
+        }
+    }
+
+    fn of_a_place(&self, place: &str) -> String {
+        slice(self.top.iter().map(String::as_str).chain([place]))
+    }
+
+    fn named(&self, place: &str, own: &str) -> String {
+        slice(self.top.iter().map(String::as_str).chain([place, own]))
+    }
+
+    /// The slices of pods in a place, and where they are.
+    fn pods_in(&self, place: &str) -> impl Iterator<Item = (PathBuf, String)> {
+        let prefix = self.named(place, "pod");
+        let path = path(&self.of_a_place(place));
+        let dirs = self.hierarchies.roots().flat_map(move |root| within(&root.join(&path)));
+        dirs.filter_map(move |dir| {
+            let name = dir.file_name()?.to_str()?.to_owned();
+            let ours = name.ends_with(SUFFIX) && name.starts_with(prefix.trim_end_matches(SUFFIX));
+            ours.then_some((dir, name))
+        })
+    }
+}
+
+const SUFFIX: &str = ".slice";
+
+fn sum(weights: &BTreeMap<String, u64>) -> u64 {
+    weights.values().fold(0_u64, |sum, one| sum.saturating_add(*one))
+}
+
+/// A slice within slices, as systemd writes it: dashes stand for levels.
+fn slice<'a>(parts: impl Iterator<Item = &'a str>) -> String {
+    let parts: Vec<_> = parts.filter(|part| !part.is_empty()).map(|part| part.replace('-', "_")).collect();
+    format!("{}{SUFFIX}", parts.join("-"))
+}
+
+/// Where a slice is, below the root of each hierarchy: in all those that its name names.
+fn path(name: &str) -> PathBuf {
+    let parts: Vec<_> = name.trim_end_matches(SUFFIX).split('-').collect();
+    (1..=parts.len()).map(|many| format!("{}{SUFFIX}", parts[..many].join("-"))).collect()
+}
