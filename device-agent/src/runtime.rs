@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hawser_wire::PodUid;
-use hawser_wire::deployment::EdgeDeployment;
+use hawser_wire::deployment::{EdgeDeployment, PullPolicy, Volume, VolumeSource};
 use hawser_wire::report::{Condition, Image};
 use serde::{Deserialize, Serialize};
 
@@ -366,16 +366,57 @@ pub enum PrepareError {
     Sandbox(RuntimeError),
 }
 
-/// An image that a container is to be started with.
+/// An image that a container is to be started with: its own, or that of a volume that it mounts.
 #[derive(Debug, Clone)]
 pub struct ImageWanted {
     /// For which container.
     pub id: ContainerId,
     /// Its pod.
     pub spec: Arc<EdgeDeployment>,
+    /// The place of the volume among the pod's; `None`: it is the container's own image.
+    volume: Option<usize>,
 }
 
 impl ImageWanted {
+    /// The first image that a container needs: those of volumes come before its own, as for a kubelet.
+    pub fn first(id: ContainerId, spec: Arc<EdgeDeployment>) -> Self {
+        Self { volume: None, id, spec }.from(0)
+    }
+
+    /// What the container needs after this one; `None`: that was all.
+    pub fn next(self) -> Option<Self> {
+        let after = self.volume? + 1;
+        Some(self.from(after))
+    }
+
+    fn from(self, start: usize) -> Self {
+        let mounted = |name: &str| {
+            self.container().is_some_and(|container| container.mounts.iter().any(|mount| mount.volume == name))
+        };
+        let is_image = |volume: &Volume| matches!(volume.source, VolumeSource::Image(_)) && mounted(&volume.name);
+        let mut volumes = self.spec.volumes.iter().enumerate().skip(start);
+        let volume = volumes.find(|(_, volume)| is_image(volume)).map(|(at, _)| at);
+        Self { volume, ..self }
+    }
+
+    /// The image's name, and when to pull it; `None`: the pod has no such container.
+    pub fn image(&self) -> Option<(&str, PullPolicy)> {
+        match self.volume.map(|at| &self.spec.volumes[at].source) {
+            Some(VolumeSource::Image(image)) => Some((&image.reference, image.pull_policy)),
+            _ => self.container().map(|container| (container.image.as_str(), container.pull_policy)),
+        }
+    }
+
+    /// The image's name; empty: the pod has no such container.
+    pub fn name(&self) -> &str {
+        self.image().map_or("", |(name, _)| name)
+    }
+
+    /// Whether it is the image of a volume.
+    pub fn is_volume(&self) -> bool {
+        self.volume.is_some()
+    }
+
     /// The container as the pod describes it.
     pub fn container(&self) -> Option<&hawser_wire::deployment::Container> {
         described(&self.spec, &self.id)
@@ -404,6 +445,8 @@ pub struct Pulled {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}: {message}")]
 pub struct ImageProblem {
+    /// The image's name.
+    pub image: String,
     /// `ErrImagePull`, `ErrImageNeverPull`, `InvalidImageName`…
     pub reason: String,
     /// The registry's or the engine's own words.

@@ -13,6 +13,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hawser_wire::deployment::{Volume, VolumeSource};
 use hawser_wire::report::{DeviceEvent, ReportItem};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -126,5 +127,13 @@ impl<R: Runtime> Upkeep<R> {
 /// The images that pods of this device name.
 fn wanted(desired: &DesiredSet) -> BTreeSet<String> {
     let pods = desired.pods.values().filter_map(|pod| pod.deployment.as_ref());
-    pods.flat_map(|pod| pod.spec.all_containers()).map(|(container, _)| container.image.clone()).collect()
+    let of_volume = |volume: &Volume| match &volume.source {
+        VolumeSource::Image(image) => Some(image.reference.clone()),
+        VolumeSource::EmptyDir(_) | VolumeSource::Files(_) | VolumeSource::HostPath(_) => None,
+    };
+    pods.flat_map(|pod| {
+        let own = pod.spec.all_containers().map(|(container, _)| container.image.clone());
+        own.chain(pod.spec.volumes.iter().filter_map(of_volume))
+    })
+    .collect()
 }

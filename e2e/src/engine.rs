@@ -17,6 +17,8 @@ pub use image::{Busybox, Image, Layer, archive, go_arch, program, sha256};
 
 /// The image of the sandboxes, which is also a box with the usual commands.
 pub const BOX: &str = "hawser.test/box:1";
+/// A folder with the programs of another containerd than the machine's own.
+const OTHER: &str = "HAWSER_CONTAINERD";
 /// How long the engine may take to come up.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Where Debian and the makers of the plugins put them.
@@ -64,7 +66,17 @@ impl Programs {
         need("runc")?;
         let plugins = PLUGINS.map(PathBuf::from).into_iter().find(|folder| folder.join("ptp").exists());
         let plugins = plugins.ok_or("there are no CNI plugins (install containernetworking-plugins)")?;
-        Ok(Self { containerd: need("containerd")?, ctr: need("ctr")?, plugins })
+        let Some(folder) = std::env::var_os(OTHER).map(PathBuf::from) else {
+            return Ok(Self { containerd: need("containerd")?, ctr: need("ctr")?, plugins });
+        };
+        // Whoever names one wants no other, so this is not something that may be missing.
+        let given = |name: &str| {
+            let path = folder.join(name);
+            assert!(path.is_file(), "{OTHER}: there is no {}", path.display());
+            path
+        };
+        given("containerd-shim-runc-v2");
+        Ok(Self { containerd: given("containerd"), ctr: given("ctr"), plugins })
     }
 }
 
@@ -164,7 +176,12 @@ state = "{folder}/state"
     config_path = "{folder}/registries"
 [plugins."io.containerd.internal.v1.opt"]
   path = "{folder}/opt"
+# Who pulls in a containerd from 2.1 on; an older one has no such part.
+[[plugins."io.containerd.transfer.v1.local".unpack_config]]
+  platform = "linux/{arch}"
+  snapshotter = "{snapshotter}"
 "#,
+            arch = go_arch(),
             plugins = self.programs.plugins.display(),
             sandbox = self.sandbox,
         );
@@ -176,6 +193,9 @@ state = "{folder}/state"
         let log = std::fs::File::create(self.folder.path().join("log"))?;
         let mut containerd = Command::new(&self.programs.containerd);
         containerd.arg("--config").arg(self.folder.path().join("config.toml"));
+        // The programs that watch over containers are those beside it.
+        let beside = self.programs.containerd.parent().unwrap_or(Path::new("/usr/bin"));
+        containerd.env("PATH", format!("{}:{}", beside.display(), std::env::var("PATH").unwrap_or_default()));
         let child = containerd.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
         *self.process() = Some(child.context("containerd cannot be started")?);
         let deadline = now() + PATIENCE;

@@ -131,7 +131,7 @@ impl EdgeDeployment {
             .iter()
             .filter_map(|volume| match &volume.source {
                 VolumeSource::Files(files) => Some(files.entries.iter()),
-                VolumeSource::EmptyDir(_) | VolumeSource::HostPath(_) => None,
+                VolumeSource::EmptyDir(_) | VolumeSource::HostPath(_) | VolumeSource::Image(_) => None,
             })
             .flatten()
             .filter_map(|file| match &file.content {

@@ -403,6 +403,10 @@ fn deployments(book: &mut Book) {
             HostPath { path: "/mnt/data".into(), kind: HostPathKind::Directory, of_group: true, only_if_differs };
         book.add(&format!("VolumeSource::HostPath/OfGroup/{only_if_differs}"), VolumeSource::HostPath(path));
     }
+    for pull_policy in [PullPolicy::Always, PullPolicy::IfNotPresent, PullPolicy::Never] {
+        let image = ImageVolume { reference: "r.example/model:1".into(), pull_policy };
+        book.add(&format!("VolumeSource::Image/{pull_policy:?}"), VolumeSource::Image(image));
+    }
 }
 
 /// A pod that asks for all there is.
@@ -574,7 +578,7 @@ fn every_variant_has_a_sample(
         DeviceField::Allocatable(..) => {}
     }
     match volume {
-        VolumeSource::EmptyDir(_) | VolumeSource::Files(_) | VolumeSource::HostPath(_) => {}
+        VolumeSource::EmptyDir(_) | VolumeSource::Files(_) | VolumeSource::HostPath(_) | VolumeSource::Image(_) => {}
     }
     match ask {
         Ask::HostProcesses | Ask::HostIpc | Ask::SharedProcesses | Ask::Sysctl { .. } | Ask::Handler(_) => {}

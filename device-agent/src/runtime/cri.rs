@@ -11,10 +11,11 @@
 //! - A pod has a cgroup of its own (`cgroups`), whose limits hold for all that is in it: threads without end end there.
 //! - Secret files and `emptyDir`s in memory are in the agent's directory on a tmpfs; one with a size limit is a tmpfs of its
 //!   own. What is on the disk is measured.
+//! - An image that is mounted as a volume is the engine's; it mounts it, and says no if it cannot.
 //! - A part of a volume that a workload can write is opened by the agent and mounted by its descriptor, because an engine
 //!   would follow links. So the engine has to see what the agent mounts.
 //!
-//! `abilities`, `admission`, `describe`, `names`, `qos`, `security` and the decisions of `image` and `exit` are pure; the rest talks to
+//! `abilities`, `admission`, `describe`, `names`, `qos`, `security` and the decisions of `image`, `volume_images` and `exit` are pure; the rest talks to
 //! engine and disk.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -69,6 +70,7 @@ mod sandbox;
 mod security;
 mod start;
 mod used;
+mod volume_images;
 
 pub(crate) use self::network::Network;
 pub(crate) use self::used::Used;

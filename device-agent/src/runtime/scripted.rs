@@ -242,12 +242,12 @@ impl Runtime for Scripted {
     }
 
     async fn image(&self, want: ImageWanted) -> Result<ImageState, ImageProblem> {
-        let image = want.container().map(|container| container.image.as_str()).unwrap_or_default();
+        let image = want.name();
         Ok(if self.world().pulls.contains_key(image) { ImageState::Pull } else { ImageState::Ready })
     }
 
     async fn pull(&self, want: ImageWanted) -> Result<Pulled, ImageProblem> {
-        let image = want.container().map(|container| container.image.clone()).unwrap_or_default();
+        let image = want.name().to_owned();
         let (takes, result) = {
             let mut world = self.world();
             world.log.push(format!("pull {image}"));

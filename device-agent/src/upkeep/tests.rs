@@ -1,6 +1,7 @@
 #![expect(clippy::disallowed_methods, reason = "the tests have tokio's time")]
 use std::collections::BTreeMap;
 
+use hawser_wire::deployment::{ImageVolume, PullPolicy};
 use hawser_wire::{ContentHash, DeviceTime, PodUid, Version};
 
 use super::*;
@@ -63,6 +64,18 @@ async fn unused_images_go_until_there_is_room_and_wanted_ones_stay() {
     assert_eq!(device.gone_after(2).await, ["remove image a", "remove image b"], "90 % are used, and 80 % are the aim");
     assert_eq!(device.gone_after(60).await.len(), 2, "there is room");
     device.stop.cancel();
+}
+
+#[test]
+fn pods_want_the_images_of_their_volumes_as_well() {
+    let mut spec = pod("a");
+    spec.containers[0].image = "own".to_owned();
+    let model = ImageVolume { reference: "model".to_owned(), pull_policy: PullPolicy::Always };
+    spec.volumes = vec![Volume { name: "v".to_owned(), source: VolumeSource::Image(model) }];
+    let deployment = Some(Deployment { hash: ContentHash([0; 32]), spec: Arc::new(spec) });
+    let pods = BTreeMap::from([(PodUid::new("a").unwrap(), DesiredPod { wish: DesiredWish::Run, deployment })]);
+    let desired = DesiredSet { version: None, heard: true, pods };
+    assert_eq!(wanted(&desired).into_iter().collect::<Vec<_>>(), ["model", "own"]);
 }
 
 #[tokio::test(start_paused = true)]

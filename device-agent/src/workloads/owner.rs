@@ -86,11 +86,11 @@ pub(super) struct Owner<R, S> {
 enum Landed {
     Happened(Event),
     Ready(PodReady),
-    /// The image of a container has to be fetched before it can be started.
+    /// An image has to be fetched before its container can be started.
     Pull(ImageWanted),
     /// It is being fetched, and that takes long.
     Pulling(Pull),
-    /// The image of a container is there.
+    /// An image that a container needs is there.
     Image(ImageWanted, Had),
     Forgotten,
     Nothing,
@@ -390,7 +390,7 @@ impl<R: Runtime, S: WorkloadStore> Owner<R, S> {
 
     /// Fetches an image, unless the pod is told to end meanwhile.
     fn pull(&mut self, want: ImageWanted) {
-        self.note_of(&want.id, "Pulling", &pull::begins(&want));
+        self.note_of(&want, "Pulling", &pull::begins(&want));
         let (runtime, pulls, wanted) = (self.runtime.clone(), self.pulls.clone(), want.clone());
         let work = async move { pulls.run_until_cancelled(runtime.pull(wanted)).await };
         self.go_on(Pull::begin(want, self.clock.clone(), work));
@@ -398,7 +398,7 @@ impl<R: Runtime, S: WorkloadStore> Owner<R, S> {
 
     /// Says that an image is still being fetched.
     fn pull_on(&mut self, pull: Pull) {
-        self.note_of(&pull.want().id, "Pulling", &pull.progress());
+        self.note_of(pull.want(), "Pulling", &pull.progress());
         self.go_on(pull);
     }
 
@@ -414,21 +414,37 @@ impl<R: Runtime, S: WorkloadStore> Owner<R, S> {
         });
     }
 
-    /// Starts the container that waited for its image.
+    /// Goes on with the container that waited for this image.
     fn start_with_image(&mut self, want: ImageWanted, had: Had) {
-        self.note_of(&want.id, "Pulled", &had.words(&want));
+        self.note_of(&want, "Pulled", &had.words(&want));
+        let (id, spec) = (want.id.clone(), want.spec.clone());
+        self.start(id, spec, want.next());
+    }
+
+    /// Starts a container once it has this image and those after it; `None`: it has all that it needs.
+    fn start(&mut self, id: ContainerId, spec: Arc<EdgeDeployment>, mut needs: Option<ImageWanted>) {
         let (runtime, host, own) = (self.runtime.clone(), self.host.borrow().clone(), self.addresses.clone());
         self.flight.launch(async move {
-            let ImageWanted { id, spec } = want;
+            while let Some(want) = needs {
+                match runtime.image(want.clone()).await {
+                    Ok(ImageState::Pull) => return Landed::Pull(want),
+                    Ok(ImageState::Present) => return Landed::Image(want, Had::Before),
+                    Ok(ImageState::Ready) => needs = want.next(),
+                    Err(problem) => {
+                        return Landed::Happened(Event::Started(id, Err(StartProblem::NoImage(problem))));
+                    }
+                }
+            }
             let result = start(&*runtime, id.clone(), spec, &host, own.as_deref()).await;
             Landed::Happened(Event::Started(id, result))
         });
     }
 
-    fn note_of(&mut self, id: &ContainerId, reason: &str, message: &str) {
+    /// Says something about an image: of the container whose image it is, or of the pod whose volume it is.
+    fn note_of(&mut self, want: &ImageWanted, reason: &str, message: &str) {
         let event = DeviceEvent {
             pod: Some(self.uid.clone()),
-            container: Some(id.name.clone()),
+            container: (!want.is_volume()).then(|| want.id.name.clone()),
             at: (self.clock)(),
             warning: false,
             reason: reason.to_owned(),
@@ -479,25 +495,13 @@ impl<R: Runtime, S: WorkloadStore> Owner<R, S> {
                 });
             }
             Effect::Start(id, spec) => {
-                let want = ImageWanted { id: id.clone(), spec: spec.clone() };
+                let want = ImageWanted::first(id.clone(), spec.clone());
                 if let Some(refusal) = want.container().and_then(|container| runtime.refuse(&spec, container)) {
                     let refused = Landed::Happened(Event::Started(id, Err(StartProblem::Refused(refusal))));
                     self.flight.launch(std::future::ready(refused));
                     return;
                 }
-                let (host, own) = (self.host.borrow().clone(), self.addresses.clone());
-                self.flight.launch(async move {
-                    match runtime.image(want.clone()).await {
-                        Ok(ImageState::Pull) => return Landed::Pull(want),
-                        Ok(ImageState::Present) => return Landed::Image(want, Had::Before),
-                        Ok(ImageState::Ready) => {}
-                        Err(problem) => {
-                            return Landed::Happened(Event::Started(id, Err(StartProblem::NoImage(problem))));
-                        }
-                    }
-                    let result = start(&*runtime, id.clone(), spec, &host, own.as_deref()).await;
-                    Landed::Happened(Event::Started(id, result))
-                });
+                self.start(id, spec, Some(want));
             }
             Effect::Watch(id) => {
                 self.companions.entry(id.clone()).or_default();

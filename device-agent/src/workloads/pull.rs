@@ -88,19 +88,19 @@ impl Pull {
 
     /// The words for that it goes on.
     pub(super) fn progress(&self) -> String {
-        format!("Still pulling image \"{}\": {} so far", image(&self.want), Span(self.so_far()))
+        format!("Still pulling image \"{}\": {} so far", self.want.name(), Span(self.so_far()))
     }
 }
 
 /// The words for that it begins.
 pub(super) fn begins(want: &ImageWanted) -> String {
-    format!("Pulling image \"{}\"", image(want))
+    format!("Pulling image \"{}\"", want.name())
 }
 
 impl Had {
     /// The words for that it is there.
     pub(super) fn words(self, want: &ImageWanted) -> String {
-        let image = image(want);
+        let image = want.name();
         match self {
             Self::Before => {
                 format!("Container image \"{image}\" already present on machine and can be accessed by the pod")
@@ -113,10 +113,6 @@ impl Had {
             }
         }
     }
-}
-
-fn image(want: &ImageWanted) -> &str {
-    want.container().map(|container| container.image.as_str()).unwrap_or_default()
 }
 
 /// A time as Kubernetes writes it, in whole milliseconds.

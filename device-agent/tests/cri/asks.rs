@@ -2,9 +2,10 @@
 
 use device_agent::runtime::cri::ClusterNames;
 use hawser_wire::deployment::{
-    AppArmor, Ask, Confinement, ConfinementAsk, Container, Dns, DnsBase, EdgeDeployment, Engine, RestartPolicy,
+    AppArmor, Ask, Confinement, ConfinementAsk, Container, Dns, DnsBase, EdgeDeployment, Engine, RestartPolicy, User,
 };
 
+use crate::engine::RICK;
 use crate::world::*;
 
 fn asking(name: &str, script: &str, asks: Vec<Ask>) -> EdgeDeployment {
@@ -97,13 +98,35 @@ async fn kernel_parameters_are_set_when_they_are_allowed() {
 }
 
 #[tokio::test]
+async fn groups_that_the_image_gives_are_left_out_if_asked_and_the_engine_can() {
+    let Some(mut device) = Device::new() else { return };
+    device.start().await;
+    let of = |name: &str, asks| {
+        let mut spec = asking(name, "id -G", asks);
+        spec.containers[0].user = User { uid: Some(RICK), gid: Some(77), non_root: true };
+        spec
+    };
+    device.run_to_end(&of("merged", vec![])).await;
+    assert_eq!(device.output("merged"), "77 50000\n");
+    device.sweep("merged").await;
+    if device.engine.is_since((2, 0)) {
+        device.run_to_end(&of("strict", vec![Ask::StrictGroups])).await;
+        assert_eq!(device.output("strict"), "77\n");
+        device.sweep("strict").await;
+    }
+}
+
+#[tokio::test]
 async fn what_this_engine_or_kernel_cannot_do_is_refused_by_name() {
     let Some(mut device) = Device::new() else { return };
     device.start().await;
-    // The engine of the tests is older than the policy.
-    device.run(&asking("strict", "true", vec![Ask::StrictGroups]));
-    let words = device.until_rejected("strict", "SupplementalGroupsPolicyNotSupported").await;
-    assert_eq!(words, "Pod was rejected: SupplementalGroupsPolicy=Strict is not supported in this node");
+    if !device.engine.is_since((2, 0)) {
+        // It is older than the policy.
+        device.run(&asking("strict", "true", vec![Ask::StrictGroups]));
+        let words = device.until_rejected("strict", "SupplementalGroupsPolicyNotSupported").await;
+        assert_eq!(words, "Pod was rejected: SupplementalGroupsPolicy=Strict is not supported in this node");
+        device.sweep("strict").await;
+    }
 
     device.run(&asking("handler", "true", vec![Ask::Handler("none".into())]));
     device.until("the engine's words", |device| device.reasons().contains(&"FailedCreatePodSandBox")).await;
@@ -134,7 +157,7 @@ async fn what_this_engine_or_kernel_cannot_do_is_refused_by_name() {
         assert_eq!(words, "Pod was rejected: Cannot enforce AppArmor: AppArmor is not enabled on the host");
         device.sweep("armored").await;
     }
-    for name in ["strict", "handler", "filtered", "missing", "outside"] {
+    for name in ["handler", "filtered", "missing", "outside"] {
         device.sweep(name).await;
     }
 }

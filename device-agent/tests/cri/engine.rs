@@ -12,6 +12,10 @@ pub(crate) const IMAGE: &str = "hawser.test/box:1";
 /// The same for a processor that no machine has.
 pub(crate) const FOREIGN_IMAGE: &str = "hawser.test/foreign:1";
 const FOREIGN: &str = "s390x";
+/// A user of the images, who belongs to a group 50000 besides.
+pub(crate) const RICK: u32 = 4321;
+/// Another one, whose `/srv/name` says so.
+pub(crate) const DATA_IMAGE: &str = "hawser.test/data:1";
 
 /// Engines of one process have networks of their own.
 static NETWORKS: AtomicU32 = AtomicU32::new(0);
@@ -28,6 +32,9 @@ struct Programs {
     ctr: PathBuf,
     plugins: PathBuf,
 }
+
+/// A folder with the programs of another containerd than the machine's own.
+const OTHER_CONTAINERD: &str = "HAWSER_CONTAINERD";
 
 /// What the tests need, or what is missing of it.
 fn programs() -> Result<(Programs, PathBuf), String> {
@@ -47,7 +54,15 @@ fn programs() -> Result<(Programs, PathBuf), String> {
     }
     let plugins = ["/usr/lib/cni", "/opt/cni/bin"].map(PathBuf::from).into_iter().find(|dir| dir.join("ptp").exists());
     let plugins = plugins.ok_or("there are no CNI plugins (install containernetworking-plugins)")?;
-    Ok((Programs { containerd: find("containerd")?, ctr: find("ctr")?, plugins }, busybox))
+    let Some(folder) = std::env::var_os(OTHER_CONTAINERD).map(PathBuf::from) else {
+        return Ok((Programs { containerd: find("containerd")?, ctr: find("ctr")?, plugins }, busybox));
+    };
+    // Whoever names one wants no other.
+    let given = ["containerd", "ctr", "containerd-shim-runc-v2"].map(|name| folder.join(name));
+    let missing = given.iter().find(|path| !path.is_file());
+    assert!(missing.is_none(), "{OTHER_CONTAINERD}: there is no {}", missing.unwrap().display());
+    let [containerd, ctr, _] = given;
+    Ok((Programs { containerd, ctr, plugins }, busybox))
 }
 
 /// Whether a program needs libraries, which an image with nothing else in it has not.
@@ -133,16 +148,24 @@ state = "{dir}/state"
     conf_dir = "{dir}/net.d"
 [plugins."io.containerd.internal.v1.opt"]
   path = "{dir}/opt"
+# Who pulls in a containerd from 2.1 on; an older one has no such part.
+[[plugins."io.containerd.transfer.v1.local".unpack_config]]
+  platform = "linux/{arch}"
+  snapshotter = "native"
 "#,
-            plugins = self.programs.plugins.display()
+            plugins = self.programs.plugins.display(),
+            arch = go_arch(),
         );
         std::fs::write(self.dir.path().join("config.toml"), config).unwrap();
     }
 
     /// Starts the engine and waits until it answers.
     pub(crate) fn run(&mut self) {
+        let folder = self.programs.containerd.parent().unwrap();
         let log = std::fs::File::options().append(true).create(true).open(self.dir.path().join("log")).unwrap();
         let child = Command::new(&self.programs.containerd)
+            // The programs that watch over containers are those beside it.
+            .env("PATH", format!("{}:{}", folder.display(), std::env::var("PATH").unwrap_or_default()))
             .arg("--config")
             .arg(self.dir.path().join("config.toml"))
             .stdout(Stdio::null())
@@ -178,6 +201,21 @@ state = "{dir}/state"
 
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    /// Whether the engine is of this version or a later one.
+    pub(crate) fn is_since(&self, since: (u32, u32)) -> bool {
+        let told = Command::new(&self.programs.containerd).arg("--version").output().unwrap();
+        let told = String::from_utf8(told.stdout).unwrap();
+        let version = told.split_whitespace().nth(2).unwrap().trim_start_matches('v');
+        let mut numbers = version.split('.').map(|number| number.parse().unwrap_or(0));
+        (numbers.next().unwrap(), numbers.next().unwrap()) >= since
+    }
+
+    pub(crate) fn import_data(&self) {
+        let busybox = self.dir.path().join("images/root/bin/busybox");
+        let archive = pack(&self.dir.path().join("data"), &busybox, DATA_IMAGE, go_arch());
+        self.ctr(&["-n", "k8s.io", "images", "import", archive.to_str().unwrap()]);
     }
 
     pub(crate) fn import_foreign(&self) {
@@ -317,6 +355,9 @@ fn pack(dir: &Path, busybox: &Path, name: &str, arch: &str) -> PathBuf {
     for applet in ["sh", "sleep", "cat", "echo", "ls", "id", "true", "hostname", "ip", "head", "touch", "test", "dd"] {
         std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).unwrap();
     }
+    std::fs::write(root.join("srv/name"), name).unwrap();
+    std::fs::write(root.join("etc/passwd"), format!("rick:x:{RICK}:{RICK}::/:/bin/sh\n")).unwrap();
+    std::fs::write(root.join("etc/group"), "crew:x:50000:rick\n").unwrap();
     let run = |command: &mut Command| {
         let output = command.output().unwrap();
         assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));

@@ -12,6 +12,7 @@ mod cgroups;
 mod engine;
 mod ephemeral;
 mod exec;
+mod image_volumes;
 mod logs;
 mod pods;
 mod ports;

@@ -115,8 +115,9 @@ async fn a_registry_that_refuses_is_told_in_its_own_words_and_harms_no_other_pod
     let Some(mut device) = Device::new() else { return };
     let registry = Registry::start().await;
     device.start().await;
+    let denied = if device.engine.is_since((2, 1)) { "no basic auth credentials" } else { "401 Unauthorized" };
     let wrong = [
-        ("unauthorized", "401 Unauthorized"),
+        ("unauthorized", denied),
         ("missing", "not found"),
         ("busy", "429 Too Many Requests"),
         ("ill", "503 Service Unavailable"),

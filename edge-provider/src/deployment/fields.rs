@@ -287,7 +287,7 @@ pub(crate) const VOLUME: &[(&str, Verdict)] = &[
     ("gitRepo", STORAGE),
     ("glusterfs", STORAGE),
     ("hostPath", Table(HOST_PATH)),
-    ("image", Refused("a device does not mount images as volumes yet")),
+    ("image", Table(IMAGE_VOLUME)),
     ("iscsi", STORAGE),
     ("name", Mapped),
     ("nfs", STORAGE),
@@ -303,6 +303,8 @@ pub(crate) const VOLUME: &[(&str, Verdict)] = &[
     ("storageos", STORAGE),
     ("vsphereVolume", STORAGE),
 ];
+
+pub(crate) const IMAGE_VOLUME: &[(&str, Verdict)] = &[("pullPolicy", Mapped), ("reference", Mapped)];
 
 pub(crate) const CONFIG_MAP_VOLUME: &[(&str, Verdict)] =
     &[("defaultMode", Mapped), ("items", Table(KEY_TO_PATH)), ("name", Mapped), ("optional", Mapped)];
@@ -509,6 +511,7 @@ mod tests {
         covers::<v1::PodDNSConfig>(DNS_CONFIG);
         covers::<v1::PodDNSConfigOption>(DNS_OPTION);
         covers::<v1::HostPathVolumeSource>(HOST_PATH);
+        covers::<v1::ImageVolumeSource>(IMAGE_VOLUME);
         covers::<v1::PersistentVolumeClaimVolumeSource>(CLAIM);
     }
 

@@ -200,7 +200,7 @@ fn container(pod: &Subject<'_>, place: &Place<'_>, fetched: &Fetched) -> Transla
     Ok(Container {
         name: container.name.clone(),
         image: container.image.clone().unwrap_or_default(),
-        pull_policy: pull_policy(container),
+        pull_policy: pull_policy(container.image_pull_policy.as_deref()),
         command: container.command.clone().unwrap_or_default(),
         args: container.args.clone().unwrap_or_default(),
         working_dir: container.working_dir.clone().filter(|dir| !dir.is_empty()),
@@ -227,8 +227,8 @@ fn interactive(container: &v1::Container) -> Option<Interactive> {
     (stdin || tty).then_some(Interactive { stdin, once, tty })
 }
 
-fn pull_policy(container: &v1::Container) -> PullPolicy {
-    match container.image_pull_policy.as_deref() {
+fn pull_policy(asked: Option<&str>) -> PullPolicy {
+    match asked {
         Some("Always") => PullPolicy::Always,
         Some("Never") => PullPolicy::Never,
         _ => PullPolicy::IfNotPresent,

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use minicbor::{CborLen, Decode, Encode};
 
-use super::DeviceField;
+use super::{DeviceField, PullPolicy};
 use crate::desired::ObjectRef;
 
 /// One volume.
@@ -31,6 +31,20 @@ pub enum VolumeSource {
     /// A path of the device's own.
     #[n(2)]
     HostPath(#[n(0)] HostPath),
+    /// What is in an image. Nobody writes there.
+    #[n(3)]
+    Image(#[n(0)] ImageVolume),
+}
+
+/// An image whose files are mounted.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, CborLen)]
+pub struct ImageVolume {
+    /// The image as written in the pod.
+    #[n(0)]
+    pub reference: String,
+    /// When to pull it.
+    #[n(1)]
+    pub pull_policy: PullPolicy,
 }
 
 /// A volume that is empty at first.

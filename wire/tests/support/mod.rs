@@ -205,8 +205,11 @@ fn restart_policy() -> impl Strategy<Value = RestartPolicy> {
     prop_oneof![Just(RestartPolicy::Always), Just(RestartPolicy::OnFailure), Just(RestartPolicy::Never)]
 }
 
+fn pull_policy() -> impl Strategy<Value = PullPolicy> {
+    prop_oneof![Just(PullPolicy::Always), Just(PullPolicy::IfNotPresent), Just(PullPolicy::Never)]
+}
+
 fn container() -> impl Strategy<Value = Container> {
-    let pull = prop_oneof![Just(PullPolicy::Always), Just(PullPolicy::IfNotPresent), Just(PullPolicy::Never)];
     let env = (text(), env_value()).prop_map(|(name, value)| EnvVar { name, value });
     let propagation = of(prop_oneof![Just(Propagation::FromDevice), Just(Propagation::BothWays)]);
     let below = of(prop_oneof![Just(ReadOnlyBelow::IfPossible), Just(ReadOnlyBelow::Always)]);
@@ -229,7 +232,7 @@ fn container() -> impl Strategy<Value = Container> {
     let interactive = any::<(bool, bool, bool)>().prop_map(|(stdin, once, tty)| Interactive { stdin, once, tty });
     let user = (of(any::<u32>()), any::<bool>()).prop_map(|(uid, non_root)| User { uid, gid: uid, non_root });
     (
-        (text(), text(), pull, vec(text(), 0..3), vec(text(), 0..3), of(text())),
+        (text(), text(), pull_policy(), vec(text(), 0..3), vec(text(), 0..3), of(text())),
         (
             (vec(env, 0..4), vec(mount, 0..3), resources, any::<bool>(), user, text(), any::<bool>()),
             (of(interactive), of(confinement()), of(care())),
@@ -305,6 +308,8 @@ fn volume() -> impl Strategy<Value = Volume> {
         (text(), host_path_kind(), any::<bool>(), any::<bool>()).prop_map(|(path, kind, of_group, only_if_differs)| {
             VolumeSource::HostPath(HostPath { path, kind, of_group, only_if_differs })
         }),
+        (text(), pull_policy())
+            .prop_map(|(reference, pull_policy)| VolumeSource::Image(ImageVolume { reference, pull_policy })),
     ];
     (text(), source).prop_map(|(name, source)| Volume { name, source })
 }

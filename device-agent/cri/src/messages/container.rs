@@ -112,6 +112,12 @@ pub struct Mount {
     /// Whether what is mounted below it may not be written either.
     #[prost(bool, tag = "8")]
     pub recursive_read_only: bool,
+    /// The image that it is, in place of a path of the host; engines before 2024 do not know of it.
+    #[prost(message, optional, tag = "9")]
+    pub image: Option<ImageSpec>,
+    /// What of the image it is; empty: all. Engines before 2025 do not know of it.
+    #[prost(string, tag = "10")]
+    pub image_sub_path: String,
 }
 
 /// What concerns Linux in a container.
@@ -350,6 +356,9 @@ pub struct ContainerStatus {
     /// Its labels.
     #[prost(map = "string, string", tag = "12")]
     pub labels: Labels,
+    /// What is mounted into it.
+    #[prost(message, repeated, tag = "14")]
+    pub mounts: Vec<Mount>,
 }
 
 /// Run a command in a container.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hawser_cri::{AuthConfig, CallError, ImageSpec, PullImageRequest};
+use hawser_cri::{AuthConfig, ImageSpec, PullImageRequest};
 use hawser_wire::deployment::{PullPolicy, RegistryLogin};
 
 use super::Cri;
@@ -59,35 +59,32 @@ fn decide(policy: PullPolicy, is_there: bool, attempt: u32) -> Result<ImageState
 
 impl Cri {
     pub(super) async fn look_for_image(&self, want: &ImageWanted) -> Result<ImageState, ImageProblem> {
-        let Some(container) = want.container() else { return Ok(ImageState::Ready) };
-        let image = &container.image;
+        let Some((image, policy)) = want.image() else { return Ok(ImageState::Ready) };
         if !is_reference(image) {
-            return Err(ImageProblem {
-                reason: "InvalidImageName".to_owned(),
-                message: format!(
-                    "Failed to apply default image tag \"{image}\": couldn't parse image name \"{image}\": invalid reference format"
-                ),
-            });
+            let message = format!(
+                "Failed to apply default image tag \"{image}\": couldn't parse image name \"{image}\": invalid reference format"
+            );
+            return Err(problem(image, "InvalidImageName", message));
         }
         let found = self.0.client.image_status(image).await;
-        let found = found.map_err(|error| problem("ImageInspectError", &error))?;
-        decide(container.pull_policy, found.is_some(), want.id.attempt).map_err(|()| ImageProblem {
-            reason: "ErrImageNeverPull".to_owned(),
-            message: format!("Container image \"{image}\" is not present with pull policy of Never"),
+        let found = found.map_err(|error| problem(image, "ImageInspectError", error.message))?;
+        decide(policy, found.is_some(), want.id.attempt).map_err(|()| {
+            let message = format!("Container image \"{image}\" is not present with pull policy of Never");
+            problem(image, "ErrImageNeverPull", message)
         })
     }
 
     pub(super) async fn pull_image(&self, want: &ImageWanted) -> Result<Pulled, ImageProblem> {
-        let Some(container) = want.container() else { return Ok(Pulled::default()) };
+        let Some((name, _)) = want.image() else { return Ok(Pulled::default()) };
         let logins = want.spec.engine.iter().flat_map(|engine| &engine.logins);
         let mut auths: Vec<Option<AuthConfig>> =
-            logins.filter(|login| is_for(&login.registry, &container.image)).map(|login| Some(auth(login))).collect();
+            logins.filter(|login| is_for(&login.registry, name)).map(|login| Some(auth(login))).collect();
         if auths.is_empty() {
             auths.push(None);
         }
         let mut words = Vec::new();
         for auth in auths {
-            let image = Some(ImageSpec::named(&container.image));
+            let image = Some(ImageSpec::named(name));
             let request = PullImageRequest { image, auth, sandbox_config: None };
             match self.0.client.pull_image(request, PULL).await {
                 Ok(image) => return Ok(self.pulled(&image).await),
@@ -96,7 +93,7 @@ impl Cri {
         }
         // Several logins often meet the same answer.
         words.dedup();
-        Err(ImageProblem { reason: "ErrImagePull".to_owned(), message: words.join("; ") })
+        Err(problem(name, "ErrImagePull", words.join("; ")))
     }
 
     async fn pulled(&self, image: &str) -> Pulled {
@@ -138,8 +135,8 @@ fn is_for(registry: &str, image: &str) -> bool {
     hosts_fit && inside
 }
 
-fn problem(reason: &str, error: &CallError) -> ImageProblem {
-    ImageProblem { reason: reason.to_owned(), message: error.message.clone() }
+fn problem(image: &str, reason: &str, message: String) -> ImageProblem {
+    ImageProblem { image: image.to_owned(), reason: reason.to_owned(), message }
 }
 
 #[cfg(test)]

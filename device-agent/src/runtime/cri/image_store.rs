@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use hawser_cri::{CallError, Image, ImageFsInfoResponse, Labels};
+use hawser_cri::{CallError, ErrorKind, Image, ImageFsInfoResponse, Labels};
 
 use super::{Cri, failure};
 use crate::runtime::{ImageStore, RuntimeError, StoredImage};
@@ -28,6 +28,13 @@ impl Cri {
         // Those of everybody on this engine: an image in use is in use.
         let mut used: BTreeSet<String> = BTreeSet::new();
         for container in client.list_containers(Labels::new()).await? {
+            // What it mounts is told of it alone. One that has gone meanwhile uses nothing.
+            let status = match client.container_status(&container.id, false).await {
+                Err(error) if error.kind == ErrorKind::NotFound => None,
+                told => told?.status,
+            };
+            let mounts = status.into_iter().flat_map(|status| status.mounts);
+            used.extend(mounts.filter_map(|mount| mount.image).map(|image| image.image));
             used.insert(container.image_ref);
         }
         // The engine knows best which image a name means.

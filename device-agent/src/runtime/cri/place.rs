@@ -1,10 +1,11 @@
 //! What a pod has on the device's disk: the same places as with the `process` runtime, and for each attempt of a
 //! container the files that are mounted into it.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use hawser_cri::{Mount, MountPropagation};
+use hawser_cri::{ImageSpec, Mount, MountPropagation};
 use hawser_wire::deployment::{Container, Propagation, VolumeSource};
 
 use super::admission::handler;
@@ -28,12 +29,14 @@ pub(super) fn logs(places: &Places, pod: &hawser_wire::PodUid) -> PathBuf {
     places.pod(pod).join("logs")
 }
 
-/// Makes what an attempt needs on the disk; its mounts. `addresses`: the pod's own, if it has any.
+/// Makes what an attempt needs on the disk; its mounts. `addresses`: the pod's own, if it has any; `images`: those that are
+/// mounted, by volume.
 pub(super) fn prepare(
     runtime: &Cri,
     start: &ContainerStart,
     container: &Container,
     addresses: Option<&[String]>,
+    images: &BTreeMap<String, ImageSpec>,
 ) -> Result<Vec<Mount>, StartError> {
     let (places, able, cluster) = (&runtime.0.places, &runtime.0.able, &runtime.0.config.cluster);
     let (id, spec) = (&start.id, &*start.spec);
@@ -51,6 +54,22 @@ pub(super) fn prepare(
         let naming = || format!("mount volume {} at {}", mount.volume, mount.path);
         let volume = spec.volumes.iter().find(|volume| volume.name == mount.volume);
         let volume = volume.ok_or(io::Error::other("the pod has no such volume")).naming(naming)?;
+        let below = mount.read_only_below.is_some() && able.read_only_below(handler(spec));
+        if let Some(image) = images.get(&mount.volume) {
+            let part = sub_path.clone().unwrap_or_default();
+            check_part(&part)?;
+            // Nobody writes to an image; the engine finds the part, and does not follow links out of it.
+            let mounted = bind(Path::new(""), &mount.path).naming(naming)?;
+            mounts.push(Mount {
+                readonly: true,
+                propagation: propagation(mount).into(),
+                recursive_read_only: below,
+                image: Some(image.clone()),
+                image_sub_path: part,
+                ..mounted
+            });
+            continue;
+        }
         let only_ours = matches!(volume.source, VolumeSource::Files(_));
         let source = match sub_path.as_deref().filter(|part| !part.is_empty()) {
             Some(part) => {
@@ -76,7 +95,7 @@ pub(super) fn prepare(
         mounts.push(Mount {
             readonly: mount.read_only || only_ours,
             propagation: propagation(mount).into(),
-            recursive_read_only: mount.read_only_below.is_some() && able.read_only_below(handler(spec)),
+            recursive_read_only: below,
             ..bind(&source, &mount.path).naming(naming)?
         });
     }

@@ -55,15 +55,12 @@ impl Cri {
         let Some(sandbox) = ready(&sandboxes) else {
             return Err(StartError::NoPlace("the pod's sandbox has ended".to_owned()));
         };
-        let image = self.0.client.image_status(&container.image).await;
-        let image = image.map_err(|error| failed("look at the image", error))?.ok_or_else(|| {
-            let error = io::Error::new(io::ErrorKind::NotFound, "it is not on the device any more");
-            StartError::NotCreated(RuntimeError { operation: format!("use image {}", container.image), source: error })
-        })?;
+        let image = self.present(&container.image).await?;
         check_non_root(pod, container, &image).map_err(StartError::Config)?;
         let addresses = self.addresses().get(&pod.uid).cloned();
+        let images = self.mounted_images(pod, container).await?;
         let (runtime, made, of) = (self.clone(), start.clone(), container.clone());
-        let mounts = self.blocking(move || place::prepare(&runtime, &made, &of, addresses.as_deref())).await;
+        let mounts = self.blocking(move || place::prepare(&runtime, &made, &of, addresses.as_deref(), &images)).await;
         let mounts = mounts?;
         let target = self.target(start).await?;
         let config = describe::container(self.frame(), start, container, &image, mounts, target);

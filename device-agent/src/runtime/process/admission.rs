@@ -1,7 +1,7 @@
 //! What can run here, and what of it holds. Pure.
 
 use hawser_wire::deployment::{
-    AppArmor, Ask, ConfinementAsk, Container, Dns, DnsBase, EdgeDeployment, ReadOnlyBelow, VolumeSource,
+    AppArmor, Ask, ConfinementAsk, Container, Dns, DnsBase, EdgeDeployment, ReadOnlyBelow, Volume, VolumeSource,
 };
 
 use super::HOST_IMAGE;
@@ -58,6 +58,10 @@ fn refuse_engine_matters(pod: &EdgeDeployment, container: &Container) -> Result<
     let mut asked: Vec<&str> = fields.into_iter().filter(|(asked, _)| *asked).map(|(_, field)| field).collect();
     asked.extend(pod.engine.iter().flat_map(|engine| &engine.asks).filter_map(missing));
     asked.extend(container.confinement.iter().flat_map(|confinement| &confinement.asks).filter_map(not_confined));
+    let is_image = |volume: &Volume| matches!(volume.source, VolumeSource::Image(_));
+    if container.mounts.iter().any(|mount| pod.volumes.iter().any(|v| v.name == mount.volume && is_image(v))) {
+        asked.push("volumes.image");
+    }
     if container.mounts.iter().any(|mount| mount.read_only_below == Some(ReadOnlyBelow::Always)) {
         asked.push("volumeMounts.recursiveReadOnly: Enabled");
     }

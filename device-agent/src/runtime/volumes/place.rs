@@ -80,6 +80,8 @@ impl Places {
             VolumeSource::EmptyDir(empty) => empty.memory,
             VolumeSource::Files(files) => files.secret,
             VolumeSource::HostPath(path) => return PathBuf::from(&path.path),
+            // Has no place here: the engine has it, and mounts it.
+            VolumeSource::Image(_) => false,
         };
         if in_memory {
             self.secret_pod(uid).join(&volume.name)
@@ -139,7 +141,7 @@ impl Places {
                     let files = pod.files.get(&volume.name).map(Vec::as_slice).unwrap_or_default();
                     write_files(&path, files, spec.fs_group).naming(naming)?;
                 }
-                VolumeSource::HostPath(_) => {}
+                VolumeSource::HostPath(_) | VolumeSource::Image(_) => {}
             }
         }
         Ok(())
@@ -249,6 +251,7 @@ impl Places {
                 Beneath::follow(&path)?.make(&names, mode)?;
                 Ok(source)
             }
+            VolumeSource::Image(_) => Err(io::Error::other("an image has no place here")),
             VolumeSource::EmptyDir(_) => {
                 let root = Beneath::open(&path)?;
                 if root.read_file(sub_path).is_err() {

@@ -191,13 +191,13 @@ impl Lifecycle {
         if container.is_alive() || !container.wants_start(policy) {
             return;
         }
-        if let Activity::NoImage { reason, since, retry, announced, .. } = &mut container.activity
+        if let Activity::NoImage { image, reason, since, retry, announced, .. } = &mut container.activity
             && now < *retry
         {
             let words = since.saturating_add(SHOW_PULL_ERROR);
             if reason == "ErrImagePull" && !*announced && now >= words {
                 *announced = true;
-                let message = format!("Back-off pulling image \"{}\"", container.image);
+                let message = format!("Back-off pulling image \"{image}\"");
                 out.event(Some(&container.name), false, "BackOff", &message);
             }
             let wake = if now < words { words.min(*retry) } else { *retry };

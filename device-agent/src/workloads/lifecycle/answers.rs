@@ -90,8 +90,7 @@ impl Lifecycle {
                 let Refusal { reason, message } = refusal;
                 container.activity = Activity::Blocked { reason, message, retry: None };
             }
-            Err(StartProblem::NoImage(ImageProblem { reason, message })) => {
-                let image = container.image.clone();
+            Err(StartProblem::NoImage(ImageProblem { image, reason, message })) => {
                 if reason == "ErrImagePull" {
                     out.event(Some(&id.name), true, "Failed", &format!("Failed to pull image \"{image}\": {message}"));
                 }
@@ -99,7 +98,7 @@ impl Lifecycle {
                 let delay = doubled(container.create_delay);
                 container.create_delay = delay;
                 container.activity =
-                    Activity::NoImage { reason, message, since: now, retry: now + delay, announced: false };
+                    Activity::NoImage { image, reason, message, since: now, retry: now + delay, announced: false };
             }
             Err(StartProblem::Abandoned) => container.activity = Activity::Idle,
             Err(StartProblem::NoPlace(message)) => {

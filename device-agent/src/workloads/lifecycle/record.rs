@@ -152,8 +152,8 @@ pub(super) enum Activity {
     BackOff { until: u64, delay: u64, announced: bool },
     /// There is no container for its attempt; `retry` is when to try again, never if it was refused.
     Blocked { reason: String, message: String, retry: Option<u64> },
-    /// There is no image for its attempt; it is looked for again at `retry`.
-    NoImage { reason: String, message: String, since: u64, retry: u64, announced: bool },
+    /// There is no image for its attempt, its own or that of a volume; it is looked for again at `retry`.
+    NoImage { image: String, reason: String, message: String, since: u64, retry: u64, announced: bool },
     /// Start was asked for.
     Starting,
     /// It runs.

@@ -120,10 +120,10 @@ impl Lifecycle {
                 );
                 (waiting("CrashLoopBackOff", Some(message)), Some(exit))
             }
-            (Activity::NoImage { reason, message, announced, .. }, exit) => {
+            (Activity::NoImage { image, reason, message, announced, .. }, exit) => {
                 let state = match announced {
                     true => {
-                        let message = format!("Back-off pulling image \"{}\": {message}", container.image);
+                        let message = format!("Back-off pulling image \"{image}\": {message}");
                         waiting("ImagePullBackOff", Some(message))
                     }
                     false => waiting(reason, Some(message.clone())),

@@ -1,18 +1,18 @@
-//! Volumes: empty ones, those whose files the bridge resolves, and paths of the device.
+//! Volumes: empty ones, those whose files the bridge resolves, paths of the device, and images.
 
 use std::collections::BTreeMap;
 
 use hawser_wire::ContentHash;
 use hawser_wire::deployment::{
-    Content, DeviceField, EmptyDir, File, Files, HostPath, MAX_INLINE, Volume, VolumeSource,
+    Content, DeviceField, EmptyDir, File, Files, HostPath, ImageVolume, MAX_INLINE, Volume, VolumeSource,
 };
 use k8s_openapi::api::core::v1::{
-    DownwardAPIVolumeFile, EmptyDirVolumeSource, HostPathVolumeSource, KeyToPath, PersistentVolumeClaimVolumeSource,
-    ProjectedVolumeSource, ServiceAccountTokenProjection, VolumeProjection,
+    DownwardAPIVolumeFile, EmptyDirVolumeSource, HostPathVolumeSource, ImageVolumeSource, KeyToPath,
+    PersistentVolumeClaimVolumeSource, ProjectedVolumeSource, ServiceAccountTokenProjection, VolumeProjection,
 };
 
 use super::environment::Kind;
-use super::{Problem, Translated, common_user, downward};
+use super::{Problem, Translated, common_user, downward, pull_policy};
 use crate::deployment::references::{Contents, Fetched, Found, TokenWanted};
 use crate::deployment::storage::{self, NoStorage, Storage};
 use crate::deployment::subject::Subject;
@@ -50,6 +50,8 @@ pub(super) fn volume(
     } else if let Some(source) = &volume.host_path {
         let source = VolumeSource::HostPath(host_path(source, &path)?);
         return Ok(Volume { name: volume.name.clone(), source });
+    } else if let Some(source) = &volume.image {
+        return Ok(Volume { name: volume.name.clone(), source: VolumeSource::Image(image(source)) });
     } else {
         let empty = empty_dir(volume.empty_dir.as_ref(), &path)?;
         return Ok(Volume { name: volume.name.clone(), source: VolumeSource::EmptyDir(empty) });
@@ -65,6 +67,13 @@ fn host_path(source: &HostPathVolumeSource, path: &str) -> Translated<HostPath> 
         return Err(Problem::Refused(format!("{path}.hostPath.type: {kind} is an invalid volume type")));
     };
     Ok(HostPath { path: source.path.clone(), kind, of_group: false, only_if_differs: false })
+}
+
+fn image(source: &ImageVolumeSource) -> ImageVolume {
+    ImageVolume {
+        reference: source.reference.clone().unwrap_or_default(),
+        pull_policy: pull_policy(source.pull_policy.as_deref()),
+    }
 }
 
 /// What meets a claim, or what a kubelet says while nothing does.

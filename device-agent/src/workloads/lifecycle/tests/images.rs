@@ -3,7 +3,11 @@
 use super::*;
 
 fn no_image(reason: &str) -> StartProblem {
-    StartProblem::NoImage(ImageProblem { reason: reason.into(), message: "the registry says no".into() })
+    StartProblem::NoImage(ImageProblem {
+        image: "host".into(),
+        reason: reason.into(),
+        message: "the registry says no".into(),
+    })
 }
 
 fn waiting(sim: &Sim) -> (String, String) {

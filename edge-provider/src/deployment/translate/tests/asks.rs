@@ -1,7 +1,8 @@
 //! What a pod as a whole asks for.
 
 use hawser_wire::deployment::{
-    AppArmor, Ask, ConfinementAsk, Dns, DnsBase, HostPath, HostPathKind, Propagation, ReadOnlyBelow, Resources, SeLinux,
+    AppArmor, Ask, ConfinementAsk, Dns, DnsBase, HostPath, HostPathKind, ImageVolume, Propagation, PullPolicy,
+    ReadOnlyBelow, Resources, SeLinux,
 };
 
 use super::*;
@@ -136,6 +137,18 @@ fn paths_of_the_device_are_mounted_as_the_pod_says() {
     }
     let words = refusal(mounting(json!({"hostPath": {"path": "/", "type": "Hole"}})));
     assert_eq!(words, "spec.volumes[name=v].hostPath.type: Hole is an invalid volume type");
+}
+
+#[test]
+fn images_are_mounted_as_the_pod_says() {
+    let of = |source: Value| deployment(mounting(json!({ "image": source }))).volumes.remove(0).source;
+    for (word, pull_policy) in
+        [("Always", PullPolicy::Always), ("IfNotPresent", PullPolicy::IfNotPresent), ("Never", PullPolicy::Never)]
+    {
+        let image = ImageVolume { reference: "r.example/model:1".into(), pull_policy };
+        let told = of(json!({"reference": "r.example/model:1", "pullPolicy": word}));
+        assert_eq!(told, VolumeSource::Image(image), "{word}");
+    }
 }
 
 #[test]
