@@ -84,7 +84,7 @@ impl BridgeArgs {
         install_crypto();
         let stop = stop_on_signals().context("cannot listen to signals").map_err(Failure::running)?;
         // Dropping what has started is fine: it all goes with the process.
-        let started = stop.run_until_cancelled(self.start()).await;
+        let started = stop.run_until_cancelled(Box::pin(self.start())).await;
         match started {
             Some(bridge) => bridge?.run(stop).await.map_err(Failure::running),
             None => Ok(()),
