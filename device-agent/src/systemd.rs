@@ -146,3 +146,69 @@ fn put(limits: &Limits, values: &mut Values<'_>) {
         values.number("TasksMax", most);
     }
 }
+
+#[cfg(test)]
+pub(crate) mod played {
+    //! systemd as far as tests of what asks it need one.
+
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixListener;
+    use std::thread::JoinHandle;
+
+    use super::message::{self, CALL_SERIAL, HEAD, samples};
+    use super::{EXISTS, Systemd};
+
+    /// What it says to a request.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub(crate) enum Says {
+        Done,
+        Exists,
+    }
+
+    /// Hears as many requests as it has answers, and tells at the end what they were.
+    pub(crate) fn play(answers: Vec<Says>) -> (tempfile::TempDir, Systemd, JoinHandle<Vec<Vec<u8>>>) {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("systemd");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let player = std::thread::spawn(move || {
+            let hear = |says| {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut byte = [0];
+                while byte != [b'\n'] {
+                    stream.read_exact(&mut byte).unwrap();
+                }
+                stream.write_all(b"OK 0\r\n").unwrap();
+                let mut next = |many: usize| {
+                    let mut heard = vec![0; many];
+                    stream.read_exact(&mut heard).unwrap();
+                    heard
+                };
+                next(b"BEGIN\r\n".len());
+                let mut message = next(HEAD);
+                let whole = message::whole(message.first_chunk().unwrap()).unwrap();
+                message.extend(next(whole - HEAD));
+                let answer = match says {
+                    Says::Done => samples::success(CALL_SERIAL),
+                    Says::Exists => samples::failure(CALL_SERIAL, EXISTS, "it is there"),
+                };
+                stream.write_all(&answer).unwrap();
+                message
+            };
+            answers.into_iter().map(hear).collect()
+        });
+        (dir, Systemd::at(socket), player)
+    }
+
+    /// Whether a request names this.
+    pub(crate) fn names(request: &[u8], text: &str) -> bool {
+        let text = [text.as_bytes(), b"\0"].concat();
+        request.windows(text.len()).any(|part| part == text)
+    }
+
+    /// The number that a request gives a property.
+    pub(crate) fn number(request: &[u8], property: &str) -> Option<u64> {
+        let name = [property.as_bytes(), b"\0\x01t\0"].concat();
+        let at = request.windows(name.len()).position(|part| part == name)? + name.len();
+        request.get(at.next_multiple_of(8)..)?.first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
+    }
+}

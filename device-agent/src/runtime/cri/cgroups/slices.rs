@@ -170,3 +170,99 @@ fn path(name: &str) -> PathBuf {
     let parts: Vec<_> = name.trim_end_matches(SUFFIX).split('-').collect();
     (1..=parts.len()).map(|many| format!("{}{SUFFIX}", parts[..many].join("-"))).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use hawser_wire::deployment::{Container, Resources};
+
+    use super::*;
+    use crate::runtime::cri::samples;
+    use crate::systemd::played::{Says, names, number, play};
+
+    fn pod(uid: &str, cpu: u64, limit: Option<u64>) -> EdgeDeployment {
+        let resources = Resources {
+            cpu_request_millis: Some(cpu),
+            cpu_limit_millis: limit,
+            memory_request_bytes: limit,
+            memory_limit_bytes: limit,
+            ..Resources::default()
+        };
+        let containers = vec![Container { resources, ..samples::container() }];
+        EdgeDeployment { uid: PodUid::new(uid).unwrap(), containers, ..samples::pod() }
+    }
+
+    fn parts() -> impl Iterator<Item = String> {
+        ["boats", "sea-1"].map(str::to_owned).into_iter()
+    }
+
+    #[test]
+    fn systemd_is_told_what_pods_and_their_classes_may_use() {
+        let (_dir, systemd, player) = play(vec![Says::Done; 6]);
+        let slices = Slices::set_up(systemd, Hierarchies::default(), parts(), Some(77));
+        slices.make(&pod("a-1", 105, Some(105))).unwrap();
+        slices.make(&pod("b", 500, None)).unwrap();
+        slices.make(&pod("b", 500, None)).unwrap();
+        let asked = player.join().unwrap();
+        for (request, method, name, weight) in [
+            (0, "StartTransientUnit", "boats-sea_1-besteffort.slice", Some(1)),
+            (1, "StartTransientUnit", "boats-sea_1-burstable.slice", Some(1)),
+            (2, "StartTransientUnit", "boats-sea_1-poda_1.slice", Some(5)),
+            (3, "StartTransientUnit", "boats-sea_1-burstable-podb.slice", Some(20)),
+            (4, "SetUnitProperties", "boats-sea_1-burstable.slice", Some(20)),
+            // Nothing follows from a pod that is there already.
+            (5, "StartTransientUnit", "boats-sea_1-burstable-podb.slice", Some(20)),
+        ] {
+            let asked = &asked[request];
+            assert!(names(asked, method) && names(asked, name), "{request}: {}", String::from_utf8_lossy(asked));
+            assert_eq!(number(asked, "CPUWeight"), weight, "{request}");
+        }
+        let told = ["CPUQuotaPerSecUSec", "MemoryMax", "TasksMax"].map(|property| number(&asked[2], property));
+        assert_eq!(told, [Some(110_000), Some(105), Some(77)], "quotas are rounded up");
+        let told = ["CPUQuotaPerSecUSec", "MemoryMax", "TasksMax"].map(|property| number(&asked[3], property));
+        assert_eq!(told, [None, None, Some(77)]);
+    }
+
+    #[test]
+    fn a_slice_that_is_there_is_changed_and_one_that_ends_weighs_nothing() {
+        let says = [[Says::Done; 2].as_slice(), &[Says::Exists], &[Says::Done; 6]].concat();
+        let (_dir, systemd, player) = play(says);
+        let slices = Slices::set_up(systemd, Hierarchies::default(), parts(), Some(77));
+        slices.make(&pod("b", 500, None)).unwrap();
+        slices.remove(&PodUid::new("b").unwrap()).unwrap();
+        let asked = player.join().unwrap();
+        assert!(names(&asked[3], "SetUnitProperties") && names(&asked[3], "boats-sea_1-burstable-podb.slice"));
+        assert_eq!((number(&asked[3], "CPUWeight"), number(&asked[3], "TasksMax")), (Some(20), Some(77)));
+        let stopped = asked.iter().filter(|request| names(request, "StopUnit")).count();
+        assert_eq!(stopped, PLACES.len(), "whatever its class was");
+        let last = &asked[7];
+        assert!(names(last, "boats-sea_1-burstable.slice"));
+        assert_eq!(number(last, "CPUWeight"), Some(1));
+    }
+
+    #[test]
+    fn without_an_answer_pods_have_slices_all_the_same() {
+        let slices = Slices::set_up(Systemd::at("/nowhere".into()), Hierarchies::default(), parts(), Some(77));
+        let pod = pod("b", 500, None);
+        slices.make(&pod).unwrap();
+        assert_eq!(slices.of(&pod), "boats-sea_1-burstable-podb.slice");
+        slices.remove(&pod.uid).unwrap();
+    }
+
+    #[test]
+    fn slices_that_are_left_over_go_by_their_names() {
+        let hierarchy = tempfile::tempdir().unwrap();
+        let at = |path: &str| hierarchy.path().join("boats.slice/boats-sea_1.slice").join(path);
+        let left = at("boats-sea_1-besteffort.slice/boats-sea_1-besteffort-podgone.slice");
+        let kept = [at("boats-sea_1-podkept_1.slice"), at("boats-sea_1-else.slice")];
+        for dir in kept.iter().chain([&left]) {
+            std::fs::create_dir_all(dir.join("scope")).unwrap();
+        }
+        let mounts = format!("cgroup {} cgroup rw,pids 0 0\n", hierarchy.path().display());
+        let (_dir, systemd, player) = play(vec![Says::Done; 3]);
+        let slices = Slices::set_up(systemd, Hierarchies::of(&mounts), parts(), None);
+        slices.sweep(&BTreeSet::from([PodUid::new("kept-1").unwrap()]));
+        let asked = player.join().unwrap();
+        assert!(names(&asked[2], "StopUnit") && names(&asked[2], "boats-sea_1-besteffort-podgone.slice"));
+        assert!(!left.exists() && kept.iter().all(|dir| dir.is_dir()));
+    }
+}
