@@ -34,8 +34,6 @@ pub struct Engine {
     programs: Programs,
     sandbox: String,
     process: Mutex<Option<Child>>,
-    /// Its images and containers are on a disk of their own.
-    own_disk: bool,
 }
 
 /// What an engine needs of the machine.
@@ -95,20 +93,17 @@ impl Engine {
 
     /// An engine without images, whose sandboxes will be of this one.
     pub fn start_with(sandbox: &str) -> Result<Self> {
-        Self::start_on(sandbox, None)
+        Self::start_on(sandbox, disk::ROOMY)
     }
 
-    fn start_on(sandbox: &str, megabytes: Option<u32>) -> Result<Self> {
+    fn start_on(sandbox: &str, megabytes: u32) -> Result<Self> {
         let programs = Programs::find().map_err(anyhow::Error::msg)?;
         let folder = tempfile::Builder::new().prefix("hawser-engine-").tempdir()?;
         for part in ["net.d", "images", "registries"] {
             std::fs::create_dir(folder.path().join(part))?;
         }
-        let (sandbox, own_disk) = (sandbox.to_owned(), megabytes.is_some());
-        let engine = Self { folder, programs, sandbox, process: Mutex::default(), own_disk };
-        if let Some(megabytes) = megabytes {
-            disk::mount(&engine.root(), megabytes)?;
-        }
+        let engine = Self { folder, programs, sandbox: sandbox.to_owned(), process: Mutex::default() };
+        disk::mount(&engine.root(), megabytes)?;
         engine.configure()?;
         engine.run()?;
         Ok(engine)
@@ -119,7 +114,7 @@ impl Engine {
         self.folder.path()
     }
 
-    /// Where its images and containers are.
+    /// Where its images and containers are: a disk of its own.
     fn root(&self) -> PathBuf {
         self.folder.path().join("root")
     }

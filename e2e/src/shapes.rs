@@ -74,7 +74,12 @@ pub fn shapes() -> Vec<Shape> {
     let never = "Never";
     let shape = |name, spec, settled| Shape { name, spec, settled, deleted: false };
     let probe = |script: &str| json!({ "exec": { "command": ["sh", "-c", script] }, "periodSeconds": 1, "failureThreshold": 1 });
-    let leaving = ["trap 'exit 0' TERM; while :; do sleep 0.1; done", "trap '' TERM; while :; do sleep 0.1; done"];
+    // Started is who has come so far that it hears TERM.
+    let leaving = |name: &str, trap: &str| {
+        let main = container(name, &format!("trap '{trap}' TERM; touch /up; while :; do sleep 0.1; done"));
+        let up = json!({ "exec": { "command": ["sh", "-c", "until [ -e /up ]; do sleep 0.05; done"] } });
+        with(main, json!({ "lifecycle": { "postStart": up } }))
+    };
     vec![
         shape("running", json!({ "containers": [container("main", FOREVER), container("other", FOREVER)] }), ready),
         shape(
@@ -167,14 +172,14 @@ pub fn shapes() -> Vec<Shape> {
         shape(
             "sidecar-completed",
             json!({ "restartPolicy": never,
-                "initContainers": [with(container("beside", leaving[0]), json!({ "restartPolicy": "Always" }))],
+                "initContainers": [with(leaving("beside", "exit 0"), json!({ "restartPolicy": "Always" }))],
                 "containers": [container("main", "sleep 1")] }),
             |status| phase_is(status, "Succeeded") && each(status, |container| !runs(container)),
         ),
         Shape {
             name: "terminating",
             spec: json!({ "terminationGracePeriodSeconds": 120,
-                "containers": [container("polite", leaving[0]), container("deaf", leaving[1])] }),
+                "containers": [leaving("polite", "exit 0"), leaving("deaf", "")] }),
             // The deletion is a second generation of the pod. A kubelet tells that, and the ends of containers later.
             settled: |status| {
                 status.observed_generation == Some(2) || all(status).any(|polite| is(polite, "Completed"))

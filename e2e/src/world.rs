@@ -162,13 +162,13 @@ impl World {
         Setting::of(story).devices(devices).engine(engine).start().await.map(Some)
     }
 
-    /// As [`start_with_containers`](Self::start_with_containers), with the engine on a disk of its own of so many megabytes.
+    /// As [`start_with_containers`](Self::start_with_containers), with the engine's images and containers on a disk of so many megabytes.
     pub async fn start_with_containers_on_disk(story: &str, megabytes: u32) -> Result<Option<Self>> {
         if let Some(missing) = crate::engine::missing() {
             println!("NOT TESTED: {story}: containers: {missing}");
             return Ok(None);
         }
-        let engine = Arc::new(Engine::start_on_own_disk(megabytes)?);
+        let engine = Arc::new(Engine::start_on_small_disk(megabytes)?);
         Setting::of(story).devices(1).engine(engine).start().await.map(Some)
     }
 

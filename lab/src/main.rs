@@ -41,7 +41,7 @@ async fn run(args: &Args) -> Result<()> {
     let outcome = tokio::select! {
         outcome = show(args, lab.client(), lab.devices(), lab.url()) => outcome,
         broken = lab.broken() => Err(broken),
-        () = told.to_stop() => {
+        () = told.wait() => {
             if args.check { Err(anyhow::anyhow!("told to stop before the check was done")) } else { Ok(()) }
         }
     };
@@ -84,7 +84,7 @@ impl Told {
     }
 
     /// Resolves when a signal has come.
-    async fn to_stop(&mut self) {
+    async fn wait(&mut self) {
         // Cancel-safe: a signal not taken here is taken by the next `recv`.
         tokio::select! {
             _ = self.interrupt.recv() => {}

@@ -71,12 +71,13 @@ async fn hooks_run_in_the_container_after_its_start_and_before_term() {
     let Some(mut device) = Device::new() else { return };
     device.start().await;
     let care = Care {
-        post_start: Some(command("echo hello > /proc/1/fd/1")),
+        // The program hears TERM once it is up.
+        post_start: Some(command("until [ -e /up ]; do sleep 0.05; done; echo hello > /proc/1/fd/1")),
         pre_stop: Some(command("echo bye > /proc/1/fd/1")),
         liveness: Some(Probe { initial_delay_seconds: 1, ..probe(command("exit 1")) }),
         ..Care::default()
     };
-    let script = "trap 'echo term; exit 0' TERM; while :; do sleep 0.1; done";
+    let script = "trap 'echo term; exit 0' TERM; echo > /up; while :; do sleep 0.1; done";
     let end = device.run_to_end(&pod("web", RestartPolicy::Never, cared_for(script, care))).await;
     assert_eq!((end.exit_code, device.output("web").as_str()), (0, "hello\nbye\nterm\n"));
     device.sweep("web").await;

@@ -85,11 +85,12 @@ async fn hooks_run_after_the_start_and_before_term() {
     let mut device = Device::new();
     device.start();
     let care = Care {
-        post_start: Some(command("echo hello >> story")),
+        // The program hears TERM once it is up.
+        post_start: Some(command("until [ -e up ]; do sleep 0.02; done; echo hello >> story")),
         pre_stop: Some(command("echo bye >> story")),
         ..Care::default()
     };
-    let script = "trap 'echo term >> story; exit 0' TERM; while :; do sleep 0.1; done";
+    let script = "trap 'echo term >> story; exit 0' TERM; echo > up; while :; do sleep 0.1; done";
     device.run(&pod("web", RestartPolicy::Always, cared_for(script, care)));
     device.until_running("web").await;
     let story = device.work("web").join("story");

@@ -1,4 +1,5 @@
-//! A disk of an engine's own, which can be full without harm to anybody else.
+//! A disk of an engine's own: it can be full without harm to anybody else, and however full the disk of this machine is,
+//! there is room for images.
 
 use std::fs::File;
 use std::io::Write;
@@ -10,23 +11,19 @@ use anyhow::{Result, ensure};
 use super::{BOX, Engine};
 
 const MEGABYTE: usize = 1024 * 1024;
+/// Room for all that a story needs, in megabytes. Only what is used takes memory.
+pub(super) const ROOMY: u32 = 4096;
 /// What fills it.
 const BALLAST: &str = "ballast";
 
 impl Engine {
-    /// An engine with the box and no other image, on a disk of its own of so many megabytes.
-    pub fn start_on_own_disk(megabytes: u32) -> Result<Self> {
-        Self::start_on(BOX, Some(megabytes))?.with_box()
+    /// An engine with the box and no other image, on a disk of so many megabytes.
+    pub fn start_on_small_disk(megabytes: u32) -> Result<Self> {
+        Self::start_on(BOX, megabytes)?.with_box()
     }
 
-    /// Whether it has a disk of its own.
-    pub fn has_own_disk(&self) -> bool {
-        self.own_disk
-    }
-
-    /// Fills its own disk until only so many megabytes are free.
+    /// Fills its disk until only so many megabytes are free.
     pub fn fill_disk(&self, leave: u64) -> Result<()> {
-        ensure!(self.own_disk, "the disk of this engine is everybody's");
         let mut ballast = File::options().append(true).create(true).open(self.root().join(BALLAST))?;
         let block = vec![1; MEGABYTE];
         loop {

@@ -151,10 +151,6 @@ impl World {
             None => agent.args(["--runtime", "process"]),
             Some(engine) => agent.args(["--runtime", "cri", "--cri", &format!("unix://{}", engine.socket().display())]),
         };
-        // The images of a world are in no registry: however full the disk of this machine is, they must stay.
-        if self.engine.as_ref().is_some_and(|engine| !engine.has_own_disk()) {
-            agent.args(["--image-gc-high", "100"]);
-        }
         agent
     }
 

@@ -121,9 +121,14 @@ async fn containers_are_adopted_after_the_agent_was_killed() -> Result<()> {
     let Some(world) = World::start_with_containers("contained-adopted", 1).await? else { return Ok(()) };
     let server = contained(&recipes::pod("server", world.device(0), "exec sleep 1000"));
     let server = world.create_pod(&server).await?;
-    let script = "trap 'exit 42' TERM; while :; do sleep 0.1; done";
-    let never = json!({ "restartPolicy": "Never" });
-    let job = contained(&recipes::pod_with("job", world.device(0), script, never));
+    // Ready is who has come so far that it hears TERM.
+    let script = "trap 'exit 42' TERM; touch /up; while :; do sleep 0.1; done";
+    let main = json!({
+        "name": "main", "image": "host", "command": ["sh", "-c", script],
+        "readinessProbe": { "exec": { "command": ["test", "-e", "/up"] }, "periodSeconds": 1 },
+    });
+    let never = json!({ "restartPolicy": "Never", "containers": [main] });
+    let job = contained(&recipes::pod_with("job", world.device(0), "", never));
     let job = world.create_pod(&job).await?;
     let before = main_of(&world.pod_ready(&server).await?).cloned();
     let running = world.pod_ready(&job).await?;

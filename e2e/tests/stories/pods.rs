@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use hawser_e2e::recipes;
-use hawser_e2e::wait::{SOON, never};
+use hawser_e2e::wait::{SOON, eventually, never};
 use hawser_e2e::world::World;
 use hawser_lab::table::pod_is_ready;
 use k8s_openapi::api::core::v1::{Pod, VolumeMount};
@@ -31,7 +31,7 @@ async fn a_pod_runs_and_says_so() -> Result<()> {
     for kind in ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"] {
         assert!(conditions.contains(&(kind.to_owned(), "True".to_owned())), "{kind} in {conditions:?}");
     }
-    assert_eq!(ran.pids()?.len(), 1);
+    ran.until_alive(1).await?;
     world.event("web", "Started").await?;
     world.end().await
 }
@@ -45,7 +45,13 @@ async fn init_containers_run_first_and_in_order() -> Result<()> {
     let more = json!({ "initContainers": [step("first"), step("second")] });
     let pod = world.create_pod(&recipes::pod_with("web", world.device(0), &script, more)).await?;
     world.pod_ready(&pod).await?;
-    assert_eq!(order.lines()?, ["first", "second", "main"]);
+    let in_order = || async {
+        match order.lines() {
+            Ok(lines) if lines == ["first", "second", "main"] => Ok(()),
+            other => Err(other),
+        }
+    };
+    eventually("they ran in order", SOON, in_order).await?;
     world.end().await
 }
 
@@ -74,13 +80,14 @@ async fn deleting_gives_the_grace_that_was_promised() -> Result<()> {
     let world = World::start("delete-grace", 1).await?;
     let trace = world.witness("trace");
     let script = format!(
-        "{} trap '{}; sleep 1; {}; exit 0' TERM; while :; do sleep 0.1; done",
-        trace.sign(),
+        "trap '{}; sleep 1; {}; exit 0' TERM; {} while :; do sleep 0.1; done",
         trace.note("asked"),
         trace.note("done"),
+        trace.sign(),
     );
     let pod = world.create_pod(&recipes::pod("polite", world.device(0), &script)).await?;
     world.pod_ready(&pod).await?;
+    trace.until_alive(1).await?;
     world.pods().delete("polite", &DeleteParams::default()).await?;
     world.pod_gone(&pod).await?;
     let lines = trace.lines()?;
@@ -93,9 +100,10 @@ async fn deleting_gives_the_grace_that_was_promised() -> Result<()> {
 async fn who_does_not_listen_is_killed_after_the_grace() -> Result<()> {
     let world = World::start("delete-kill", 1).await?;
     let trace = world.witness("trace");
-    let script = format!("{} trap '' TERM; while :; do sleep 0.1; done", trace.sign());
+    let script = format!("trap '' TERM; {} while :; do sleep 0.1; done", trace.sign());
     let pod = world.create_pod(&recipes::pod("deaf", world.device(0), &script)).await?;
     world.pod_ready(&pod).await?;
+    trace.until_alive(1).await?;
     world.pods().delete("deaf", &DeleteParams::default().grace_period(1)).await?;
     world.pod_gone(&pod).await?;
     assert_eq!(trace.alive()?, 0);
@@ -109,6 +117,7 @@ async fn a_forced_delete_is_obeyed_on_the_device() -> Result<()> {
     let pod =
         world.create_pod(&recipes::pod("web", world.device(0), &format!("{} exec sleep 1000", trace.sign()))).await?;
     world.pod_ready(&pod).await?;
+    trace.until_alive(1).await?;
     world.pods().delete("web", &DeleteParams::default().grace_period(0)).await?;
     trace.until_dead().await?;
     world.end().await
@@ -123,12 +132,13 @@ async fn a_name_created_again_is_another_pod() -> Result<()> {
     };
     let first = world.create_pod(&recipe(&old)).await?;
     world.pod_ready(&first).await?;
+    old.until_alive(1).await?;
     world.pods().delete("web", &DeleteParams::default().grace_period(0)).await?;
     let second = world.create_pod(&recipe(&new)).await?;
     assert_ne!(first.metadata.uid, second.metadata.uid);
     world.pod_ready(&second).await?;
     old.until_dead().await?;
-    assert_eq!((new.pids()?.len(), new.alive()?), (1, 1));
+    new.until_alive(1).await?;
     world.end().await
 }
 

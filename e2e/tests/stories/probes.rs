@@ -88,14 +88,15 @@ async fn a_container_that_hangs_is_started_anew_by_its_liveness_probe() -> Resul
 #[tokio::test(flavor = "multi_thread")]
 async fn hooks_are_done_after_the_start_and_before_term() -> Result<()> {
     let world = World::start("hooks", 1).await?;
-    let story = world.witness("story");
+    let (story, listens) = (world.witness("story"), world.witness("listens"));
     let hooks = json!({ "lifecycle": {
         "postStart": { "exec": command(&story.note("hello")) },
         "preStop": { "exec": command(&story.note("bye")) },
     } });
-    let script = format!("trap '{}; exit 0' TERM; while :; do sleep 0.1; done", story.note("term"));
+    let script = format!("trap '{}; exit 0' TERM; {} while :; do sleep 0.1; done", story.note("term"), listens.sign());
     let pod = world.create_pod(&cared_for("polite", world.device(0), &script, hooks)).await?;
     world.pod_ready(&pod).await?;
+    listens.until_alive(1).await?;
     assert_eq!(story.lines()?, ["hello"]);
     world.pods().delete("polite", &DeleteParams::default()).await?;
     world.pod_gone(&pod).await?;

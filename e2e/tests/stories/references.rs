@@ -36,7 +36,7 @@ async fn a_missing_config_map_is_waited_for() -> Result<()> {
     let maps = world.api::<ConfigMap>();
     maps.create(&PostParams::default(), &recipes::config_map("paint", json!({ "colour": "green" }))).await?;
     world.pod_ready(&pod).await?;
-    assert_eq!(seen.lines()?, ["green"]);
+    eventually("it sees the colour", SOON, || async { lines_are(&seen, &["green"]) }).await?;
     world.end().await
 }
 
@@ -157,6 +157,7 @@ async fn containers_hear_of_the_services_of_their_namespace() -> Result<()> {
     }] });
     let pod = world.create_pod(&recipes::pod_with("web", world.device(0), "", more)).await?;
     world.pod_ready(&pod).await?;
-    assert_eq!(seen.lines()?, ["10.96.7.7:8080 tcp://10.96.7.7:8080"]);
+    let places = ["10.96.7.7:8080 tcp://10.96.7.7:8080"];
+    eventually("it sees the service", SOON, || async { lines_are(&seen, &places) }).await?;
     world.end().await
 }

@@ -9,7 +9,10 @@ use k8s_openapi::api::core::v1::Pod;
 pub(crate) async fn steady_pod(world: &World, witness: &Witness) -> Result<Pod> {
     let script = format!("{} exec sleep 1000", witness.sign());
     let pod = world.create_pod(&recipes::pod("steady", world.device(0), &script)).await?;
-    world.pod_ready(&pod).await
+    let pod = world.pod_ready(&pod).await?;
+    // Ready is who was started: what it does first may come later.
+    witness.until_alive(1).await?;
+    Ok(pod)
 }
 
 /// The pod is ready, was never started again, and its one process is the one it always was.

@@ -90,6 +90,7 @@ async fn whoever_writes_on_the_topics_of_a_device_changes_nothing_for_it() -> Re
     let script = format!("{} exec sleep 1000", witness.sign());
     let pod = world.create_pod(&recipes::pod("steady", world.device(0), &script)).await?;
     let pod = world.pod_ready(&pod).await?;
+    witness.until_alive(1).await?;
     let next = world.create_pod(&recipes::pod("next", world.device(1), "exec sleep 1000")).await?;
     world.pod_ready(&next).await?;
     let of = |number: usize, way: &str| format!("{}/{way}", world.device(number));
@@ -269,6 +270,7 @@ async fn a_device_that_speaks_for_another_is_not_heard() -> Result<()> {
     let script = format!("{} exec sleep 1000", witness.sign());
     let pod = world.create_pod(&recipes::pod("steady", world.device(0), &script)).await?;
     let pod = world.pod_ready(&pod).await?;
+    witness.until_alive(1).await?;
     let uid = PodUid::new(&pod.uid().context("no UID")?)?;
     let before = as_shown(&world, &pod).await?;
     let mut stranger = Stranger::connect(world.hub_address(), "stranger").await?;

@@ -246,6 +246,7 @@ async fn a_command_whose_client_has_gone_is_ended_and_the_container_is_not() -> 
     let script = format!("{} exec sleep 1000", steady.sign());
     let pod = world.create_pod(&recipes::pod("box", world.device(0), &script)).await?;
     world.pod_ready(&pod).await?;
+    steady.until_alive(1).await?;
     let witness = world.witness("command");
     // Not in a recipe: Kubernetes does not touch the words of a command that is run.
     let command = format!("echo $$ >> {}; echo ready; exec sleep 1000", witness.path());

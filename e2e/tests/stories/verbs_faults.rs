@@ -19,6 +19,7 @@ async fn command_that_runs(world: &World, kubectl: &Kubectl) -> Result<(Pod, Wit
     let script = format!("{} exec sleep 1000", witness.sign());
     let pod = world.create_pod(&recipes::pod("box", world.device(0), &script)).await?;
     let pod = world.pod_ready(&pod).await?;
+    witness.until_alive(1).await?;
     let mut running = kubectl.start(&["exec", "-i", "box", "--", "sh", "-c", "echo ready; cat"])?;
     assert_eq!(running.line().await?.as_deref(), Some("ready"));
     running.write(b"there and back\n").await?;

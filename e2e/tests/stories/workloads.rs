@@ -18,12 +18,12 @@ async fn a_deployment_scales_rolls_and_rolls_back() -> Result<()> {
     let script = format!("{} exec sleep 1000", one.sign());
     deployments.create(&PostParams::default(), &recipes::deployment("web", world.name(), 2, &script)).await?;
     rolled_out(&world, 2).await?;
-    assert_eq!(one.alive()?, 2);
+    one.until_alive(2).await?;
 
     let scale = json!({ "spec": { "replicas": 4 } });
     deployments.patch_scale("web", &PatchParams::default(), &Patch::Merge(scale)).await?;
     rolled_out(&world, 4).await?;
-    assert_eq!(one.alive()?, 4);
+    one.until_alive(4).await?;
 
     let command = |script: String| {
         let container = json!({ "name": "main", "command": ["sh", "-c", script] });
@@ -33,13 +33,13 @@ async fn a_deployment_scales_rolls_and_rolls_back() -> Result<()> {
     deployments.patch("web", &PatchParams::default(), &next).await?;
     rolled_out(&world, 4).await?;
     one.until_dead().await?;
-    assert_eq!(two.alive()?, 4);
+    two.until_alive(4).await?;
 
     // What `kubectl rollout undo` does: the old template becomes the newest revision.
     deployments.patch("web", &PatchParams::default(), &command(script)).await?;
     rolled_out(&world, 4).await?;
     two.until_dead().await?;
-    assert_eq!(one.alive()?, 4);
+    one.until_alive(4).await?;
 
     deployments.delete("web", &Default::default()).await?;
     one.until_dead().await?;

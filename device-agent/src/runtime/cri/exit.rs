@@ -22,15 +22,36 @@ const BLIND: Duration = Duration::from_secs(1);
 /// The pause while the kernel tells; then only logs are looked after.
 const TOLD: Duration = Duration::from_secs(10);
 
+/// How long an engine may take to hear why a container has ended.
+const WHY: Duration = Duration::from_secs(1);
+const WHY_PAUSE: Duration = Duration::from_millis(50);
+
 const NEVER: &str = "it was never started, or all its traces are lost";
 
 impl Cri {
     /// Resolves when the container has ended. Meanwhile its log is looked after.
     pub(super) async fn wait_for_end(&self, id: &ContainerId) -> Exit {
-        match self.watch_for_end(id, true).await {
-            Some(status) => self.exit(id, &status).await,
-            None => Exit::lost(NEVER),
+        let killed_before = oom_kills();
+        let Some(status) = self.watch_for_end(id, true).await else { return Exit::lost(NEVER) };
+        if oom_kills() == killed_before {
+            return self.exit(id, &status).await;
         }
+        let status = self.hear_why(id, status).await;
+        self.exit(id, &status).await
+    }
+
+    /// Engines hear that a container has ended and that it was killed for its memory on two ways, in any order. We have asked
+    /// at once, so that the second may be under way yet.
+    async fn hear_why(&self, id: &ContainerId, mut status: Box<ContainerStatus>) -> Box<ContainerStatus> {
+        let mut left = WHY;
+        while may_be_for_memory(&status) && !left.is_zero() {
+            tokio::time::sleep(WHY_PAUSE).await;
+            left = left.saturating_sub(WHY_PAUSE);
+            if let Look::Ended(newer) = self.look(id, &mut Some(status.id.clone()), false).await {
+                status = newer;
+            }
+        }
+        status
     }
 
     /// Resolves when the container has ended.
@@ -126,6 +147,21 @@ enum Look {
     Unknown,
 }
 
+/// Whether the engine may yet say of a container's end that it was for memory.
+fn may_be_for_memory(status: &ContainerStatus) -> bool {
+    status.exit_code != 0 && reckon(status, Duration::ZERO).cause == ExitCause::Own
+}
+
+/// How many processes the kernel has killed for memory since it started, in all containers and outside; `None`: it does not
+/// count them.
+fn oom_kills() -> Option<u64> {
+    count_of_oom_kills(&std::fs::read_to_string("/proc/vmstat").ok()?)
+}
+
+fn count_of_oom_kills(vmstat: &str) -> Option<u64> {
+    vmstat.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
+}
+
 /// How a container is that the engine knows; `None`: it was never started.
 pub(super) fn handle(status: &ContainerStatus) -> Handle {
     Handle { container: status.id.clone(), image: status.image_ref.clone() }
@@ -212,6 +248,23 @@ mod tests {
             assert_eq!((exit.cause, exit.code), (cause, code), "{reason}");
             assert_eq!((exit.ran, exit.ago), (Some(Duration::from_secs(7)), Some(Duration::from_secs(3))));
         }
+    }
+
+    #[test]
+    fn an_end_that_may_be_for_memory_is_asked_for_again() {
+        for (reason, code, may) in [
+            ("Error", 137, true),
+            // The shell that started what was killed.
+            ("Error", 1, true),
+            ("Completed", 0, false),
+            ("OOMKilled", 137, false),
+            ("StartError", 128, false),
+            ("Unknown", 255, false),
+        ] {
+            assert_eq!(may_be_for_memory(&status(reason, code)), may, "{reason} {code}");
+        }
+        assert_eq!(count_of_oom_kills("nr_free_pages 1\noom_kill 7\noom_kill_x 9\n"), Some(7));
+        assert_eq!(count_of_oom_kills("nr_free_pages 1\n"), None);
     }
 
     #[test]
