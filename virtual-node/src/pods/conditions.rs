@@ -1,7 +1,9 @@
 //! The conditions of a pod, as a kubelet derives them from the spec and the containers' statuses. Pure.
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, ContainerStatus, PodCondition, PodSpec, PodStatus};
+use k8s_openapi::api::core::v1::{
+    Container, ContainerRestartRule, ContainerRestartRuleOnExitCodes, ContainerStatus, PodCondition, PodSpec, PodStatus,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 /// What a condition says, before its times.
@@ -41,6 +43,7 @@ pub(crate) fn of_pod(
         ("ContainersReady", containers_ready),
         ("PodScheduled", Verdict::yes()),
     ];
+    verdicts.extend(restarting_all(spec, new, phase).map(|verdict| ("AllContainersRestarting", verdict)));
     // Tells whoever owns the pod that it has not failed by itself.
     if new.reason.as_deref() == Some("Evicted") {
         let evicted = Verdict { holds: true, reason: Some("TerminationByKubelet"), message: new.message.clone() };
@@ -117,6 +120,40 @@ fn containers_ready(spec: &PodSpec, status: &PodStatus, phase: &str) -> Verdict 
         Some(message) => Verdict::no("ContainersNotReady", Some(message)),
         None => Verdict::yes(),
     }
+}
+
+/// Whether a container ended in a way that means that all are started again; `None`: no such way is described.
+fn restarting_all(spec: &PodSpec, status: &PodStatus, phase: &str) -> Option<Verdict> {
+    const ALL: &str = "RestartAllContainers";
+    let inits = spec.init_containers.iter().flatten().map(|c| (c, status.init_container_statuses.as_ref()));
+    let containers = || inits.clone().chain(spec.containers.iter().map(|c| (c, status.container_statuses.as_ref())));
+    let rules = |container: &'_ Container| container.restart_policy_rules.clone().unwrap_or_default();
+    if !containers().any(|(container, _)| rules(container).iter().any(|rule| rule.action == ALL)) {
+        return None;
+    }
+    let started = containers().any(|(container, statuses)| {
+        let state = find(statuses, &container.name).and_then(|status| status.state.as_ref());
+        let Some(code) = state.and_then(|state| state.terminated.as_ref()).map(|end| end.exit_code) else {
+            return false;
+        };
+        let holds = |rule: &ContainerRestartRule| {
+            let codes = rule.exit_codes.as_ref();
+            let listed =
+                |codes: &ContainerRestartRuleOnExitCodes| codes.values.iter().flatten().any(|one| *one == code);
+            codes.is_some_and(|codes| listed(codes) != (codes.operator == "NotIn"))
+        };
+        rules(container).iter().find(|rule| holds(rule)).is_some_and(|rule| rule.action == ALL)
+    });
+    Some(match phase {
+        "Succeeded" => Verdict::no("PodCompleted", None),
+        "Failed" => Verdict::no("PodFailed", None),
+        _ if started => Verdict {
+            holds: true,
+            reason: Some("RestartAllContainersStarted"),
+            message: Some("container exited with restart policy rule".to_owned()),
+        },
+        _ => Verdict { holds: false, reason: None, message: None },
+    })
 }
 
 fn ready(spec: &PodSpec, conditions: &[PodCondition], containers_ready: &Verdict) -> Verdict {
@@ -307,6 +344,34 @@ mod tests {
             assert_eq!(one(&conditions, "Ready"), expected);
             assert_eq!(one(&conditions, "ContainersReady"), "True//");
         }
+    }
+
+    #[test]
+    fn a_container_that_restarts_all_says_so_while_it_has_ended() {
+        let rules = json!([{"action": "Restart", "exitCodes": {"operator": "In", "values": [41]}},
+            {"action": "RestartAllContainers", "exitCodes": {"operator": "NotIn", "values": [0, 40]}}]);
+        let pod = spec(json!({"containers": [{"name": "a"}, {"name": "b", "restartPolicyRules": rules}]}));
+        let shown = |phase: &str, state: Value| {
+            let containers = [c("a", true, json!({"running": {}})), c("b", false, state)];
+            let new = status(json!({"phase": phase, "containerStatuses": containers}));
+            one(&of_pod(&pod, &PodStatus::default(), &new, true, at(1)), "AllContainersRestarting")
+        };
+        let ended = |code: i32| json!({"terminated": {"exitCode": code}});
+        let started = "True/RestartAllContainersStarted/container exited with restart policy rule";
+        for (phase, state, expected) in [
+            ("Running", json!({"running": {}}), "False//"),
+            ("Running", ended(42), started),
+            ("Running", ended(41), "False//"),
+            ("Running", ended(40), "False//"),
+            ("Running", json!({"waiting": {"reason": "CrashLoopBackOff"}}), "False//"),
+            ("Succeeded", ended(0), "False/PodCompleted/"),
+            ("Failed", ended(42), "False/PodFailed/"),
+        ] {
+            assert_eq!(shown(phase, state.clone()), expected, "{phase} {state}");
+        }
+        let without = spec(json!({"containers": [{"name": "a"}]}));
+        let conditions = of_pod(&without, &PodStatus::default(), &status(json!({"phase": "Running"})), true, at(1));
+        assert!(conditions.iter().all(|condition| condition.type_ != "AllContainersRestarting"));
     }
 
     #[test]
