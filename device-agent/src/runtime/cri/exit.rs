@@ -184,7 +184,8 @@ fn reckon(status: &ContainerStatus, now: Duration) -> Exit {
         cause,
         message: Some(status.message.clone()).filter(|message| !message.is_empty()),
         ran: started.zip(finished).map(|(started, finished)| finished.saturating_sub(started)),
-        ago: finished.map(|finished| now.saturating_sub(finished)),
+        // An end that is still to come was told by a clock that was set back since.
+        ago: finished.and_then(|finished| now.checked_sub(finished)),
     }
 }
 
@@ -269,7 +270,8 @@ mod tests {
 
     #[test]
     fn a_clock_that_went_back_makes_no_time_in_the_future() {
-        assert_eq!(reckon(&status("Error", 1), Duration::from_secs(5)).ago, Some(Duration::ZERO));
+        let exit = reckon(&status("Error", 1), Duration::from_secs(5));
+        assert_eq!((exit.ran, exit.ago), (Some(Duration::from_secs(7)), None));
         let unstarted = ContainerStatus { started_at: 0, finished_at: 0, ..status("StartError", 128) };
         assert_eq!(
             (reckon(&unstarted, Duration::from_secs(5)).ran, reckon(&unstarted, Duration::ZERO).ago),

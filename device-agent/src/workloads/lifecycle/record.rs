@@ -258,14 +258,23 @@ impl Container {
         !self.is_alive() && !self.afresh && !self.revive && self.exit.as_ref().is_some_and(|exit| exit.code == 0)
     }
 
+    /// When the newest attempt ended. Runtimes tell times by clocks that may have been set since: what would lie before the
+    /// attempt began is not believed, and then how long it ran tells more than how long ago that was.
+    fn finished_at(&self, now: u64, exit: &Exit) -> u64 {
+        let begun = self.since.unwrap_or(0);
+        let by_ago = exit.ago.map(|ago| now.saturating_sub(millis(ago)));
+        let by_run = exit.ran.zip(self.since).map(|(ran, since)| since.saturating_add(millis(ran)));
+        match (by_ago, by_run) {
+            (Some(at), _) if at >= begun => at,
+            (_, Some(at)) if at <= now => at,
+            (Some(_), _) => begun.min(now),
+            (None, _) => now,
+        }
+    }
+
     /// The newest attempt has ended.
     pub(super) fn end(&mut self, now: u64, exit: Exit) {
-        let finished_at = match (exit.ago, exit.ran, self.since) {
-            // The runtime's clock may have been set meanwhile; nothing ends before it began.
-            (Some(ago), ..) => now.saturating_sub(millis(ago)).max(self.since.unwrap_or(0)).min(now),
-            (None, Some(ran), Some(since)) => now.min(since + millis(ran)),
-            _ => now,
-        };
+        let finished_at = self.finished_at(now, &exit);
         self.exit = Some(Ended {
             attempt: self.attempt.unwrap_or(0),
             container: self.handle.container.clone(),

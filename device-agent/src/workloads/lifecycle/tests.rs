@@ -10,6 +10,7 @@ use super::*;
 use crate::runtime::Handle;
 
 mod care;
+mod clock;
 mod ephemeral;
 mod faults;
 mod images;
