@@ -98,6 +98,17 @@ pub trait Runtime: Send + Sync + 'static {
         async { Ok(Pulled::default()) }
     }
 
+    /// A file of a pod's volume, if it is one of its own and has at most [`MAX_VOLUME_FILE`] bytes.
+    fn volume_file(
+        &self,
+        _uid: PodUid,
+        volume: Volume,
+        path: String,
+    ) -> impl Future<Output = Result<Vec<u8>, RuntimeError>> + Send {
+        let operation = format!("read {path} of volume {}", volume.name);
+        async { Err(RuntimeError { operation, source: std::io::ErrorKind::Unsupported.into() }) }
+    }
+
     /// Starts a container, and says what of its description does not hold here.
     fn start(&self, start: ContainerStart) -> impl Future<Output = Result<Started, StartError>> + Send;
 
@@ -542,6 +553,9 @@ pub struct Executed {
     /// The beginning of what it wrote, to stdout and stderr, at most [`MAX_EXEC_OUTPUT`] bytes.
     pub output: Vec<u8>,
 }
+
+/// How long a file may be that [`Runtime::volume_file`] reads.
+pub const MAX_VOLUME_FILE: u64 = 1024 * 1024;
 
 /// How much of a command's output is kept.
 pub const MAX_EXEC_OUTPUT: usize = 10 * 1024;

@@ -39,6 +39,7 @@ use crate::desired::DesiredSet;
 use crate::runtime::{Found, Runtime};
 
 mod actions;
+mod env_file;
 pub mod expand;
 pub mod lifecycle;
 mod owner;

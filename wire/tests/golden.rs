@@ -383,6 +383,8 @@ fn deployments(book: &mut Book) {
         Resources { cpu_request_millis: Some(250), memory_request_bytes: Some(1 << 25), ..Resources::default() };
     whole.engine = Some(Engine { asks: vec![Ask::Resources(limits), Ask::Overhead(overhead)], ..Engine::default() });
     book.add("EdgeDeployment/Whole", whole);
+    let key = FileKey { volume: "v".into(), path: "out/env".into(), key: "TOKEN".into(), optional: true };
+    book.add("EnvValue::File", EnvValue::File(key));
     let content = Content::Inline(vec![1, 2]);
     book.add("File/Owner", File { path: "token".into(), mode: 0o600, content, owner: Some(1000) });
     for kind in [
@@ -395,18 +397,31 @@ fn deployments(book: &mut Book) {
         HostPathKind::CharDevice,
         HostPathKind::BlockDevice,
     ] {
-        let path = HostPath { path: "/dev/i2c-1".into(), kind, of_group: false, only_if_differs: false };
+        let path = HostPath { path: "/dev/i2c-1".into(), kind, of_group: false, only_if_differs: false, local: false };
         book.add(&format!("VolumeSource::HostPath/{kind:?}"), VolumeSource::HostPath(path));
     }
     for only_if_differs in [false, true] {
-        let path =
-            HostPath { path: "/mnt/data".into(), kind: HostPathKind::Directory, of_group: true, only_if_differs };
+        let path = HostPath {
+            path: "/mnt/data".into(),
+            kind: HostPathKind::Directory,
+            of_group: true,
+            only_if_differs,
+            local: false,
+        };
         book.add(&format!("VolumeSource::HostPath/OfGroup/{only_if_differs}"), VolumeSource::HostPath(path));
     }
     for pull_policy in [PullPolicy::Always, PullPolicy::IfNotPresent, PullPolicy::Never] {
         let image = ImageVolume { reference: "r.example/model:1".into(), pull_policy };
         book.add(&format!("VolumeSource::Image/{pull_policy:?}"), VolumeSource::Image(image));
     }
+    let local = HostPath {
+        path: "/mnt/data".into(),
+        kind: HostPathKind::Directory,
+        of_group: true,
+        only_if_differs: false,
+        local: true,
+    };
+    book.add("VolumeSource::HostPath/Local", VolumeSource::HostPath(local));
 }
 
 /// A pod that asks for all there is.
@@ -571,7 +586,7 @@ fn every_variant_has_a_sample(
         Wish::Run(_) | Wish::Keep | Wish::Stop(_) | Wish::Retain => {}
     }
     match env {
-        EnvValue::Template(_) | EnvValue::Literal(_) | EnvValue::Device(_) => {}
+        EnvValue::Template(_) | EnvValue::Literal(_) | EnvValue::Device(_) | EnvValue::File(_) => {}
     }
     match field {
         DeviceField::PodIp | DeviceField::PodIps | DeviceField::HostIp | DeviceField::HostIps => {}

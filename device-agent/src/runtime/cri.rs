@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use hawser_cri::{CallError, CgroupDriver, Client, Container as EngineContainer, ContainerState, ErrorKind};
 use hawser_wire::PodUid;
-use hawser_wire::deployment::{Container, EdgeDeployment};
+use hawser_wire::deployment::{Container, EdgeDeployment, Volume};
 use tokio::sync::Semaphore;
 
 use self::abilities::Abilities;
@@ -407,6 +407,11 @@ impl Runtime for Cri {
             runtime.0.places.remove(&uid)
         })
         .await
+    }
+
+    async fn volume_file(&self, uid: PodUid, volume: Volume, path: String) -> Result<Vec<u8>, RuntimeError> {
+        let places = self.0.places.clone();
+        self.blocking(move || places.read(&uid, &volume, &path)).await
     }
 
     async fn disk_use(&self, pod: Arc<EdgeDeployment>) -> Result<DiskUse, RuntimeError> {

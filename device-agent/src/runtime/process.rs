@@ -30,7 +30,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use hawser_wire::deployment::{Container, EdgeDeployment};
+use hawser_wire::deployment::{Container, EdgeDeployment, Volume};
 use hawser_wire::{ContentHash, PodUid};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
@@ -255,6 +255,10 @@ impl Runtime for Process {
             }
         }
         self.blocking(move |inner| inner.places.remove(&uid)).await
+    }
+
+    async fn volume_file(&self, uid: PodUid, volume: Volume, path: String) -> Result<Vec<u8>, RuntimeError> {
+        self.blocking(move |inner| inner.places.read(&uid, &volume, &path)).await
     }
 
     async fn disk_use(&self, pod: Arc<EdgeDeployment>) -> Result<DiskUse, RuntimeError> {

@@ -95,6 +95,8 @@ pub fn expand_container(
             EnvValue::Template(text) => expand(text, |name| find(&env, name)),
             EnvValue::Literal(text) => text.clone(),
             EnvValue::Device(field) => host.field(field, pod_addresses),
+            // Was looked up before; without a value there is no variable.
+            EnvValue::File(_) => continue,
         };
         match env.iter_mut().find(|(name, _)| *name == variable.name) {
             Some((_, old)) => *old = value,

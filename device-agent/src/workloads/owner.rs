@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::actions;
+use super::env_file;
 use super::expand::{HostFacts, expand_container};
 use super::lifecycle::{Effect, Event, Lifecycle, PlaceProblem, Resync, StartProblem};
 use super::plan::Order;
@@ -597,7 +598,8 @@ async fn start<R: Runtime>(
     let Some((container, _)) = spec.all_containers().find(|(container, _)| container.name == id.name) else {
         return Err(StartProblem::NotCreated(format!("the pod has no container {}", id.name)));
     };
-    let expanded = expand_container(container, runtime.environment(&spec, &id), host, own);
+    let container = env_file::filled(runtime, &spec, container).await.map_err(StartProblem::Config)?;
+    let expanded = expand_container(&container, runtime.environment(&spec, &id), host, own);
     let start = ContainerStart {
         id,
         command: expanded.command,

@@ -10,6 +10,7 @@ mod attach;
 mod care;
 mod cgroups;
 mod engine;
+mod env_file;
 mod ephemeral;
 mod exec;
 mod image_volumes;

@@ -24,7 +24,7 @@ fn host(name: &str, path: &std::path::Path, kind: HostPathKind) -> Volume {
     let path = path.display().to_string();
     Volume {
         name: name.into(),
-        source: VolumeSource::HostPath(HostPath { path, kind, of_group: false, only_if_differs: false }),
+        source: VolumeSource::HostPath(HostPath { path, kind, of_group: false, only_if_differs: false, local: false }),
     }
 }
 

@@ -52,6 +52,14 @@ pub(crate) struct Offence {
 
 const SCHEDULER: Verdict = Unconcerned("the control plane has acted on it before the pod is bound");
 const STORAGE: Verdict = Refused("a device cannot mount this kind of volume");
+const GENERIC: Verdict = Refused(
+    "a device provides no volumes by itself: use an emptyDir for what may go with the pod, or a claim bound to a local volume \
+     of the device",
+);
+const BLOCK: Verdict = Refused(
+    "a device does not hand block devices to workloads by claims: mount the disk on the device and use a local volume, or a \
+     hostPath of type BlockDevice in a privileged container",
+);
 
 pub(crate) const POD_SPEC: &[(&str, Verdict)] = &[
     ("activeDeadlineSeconds", Mapped),
@@ -123,7 +131,7 @@ pub(crate) const CONTAINER: &[(&str, Verdict)] = &[
     ("terminationMessagePath", Mapped),
     ("terminationMessagePolicy", Mapped),
     ("tty", Mapped),
-    ("volumeDevices", Refused("a device does not hand block devices to workloads yet")),
+    ("volumeDevices", BLOCK),
     ("volumeMounts", Table(MOUNT)),
     ("workingDir", Mapped),
 ];
@@ -154,7 +162,7 @@ pub(crate) const EPHEMERAL: &[(&str, Verdict)] = &[
     ("terminationMessagePath", Mapped),
     ("terminationMessagePolicy", Mapped),
     ("tty", Mapped),
-    ("volumeDevices", Refused("a device does not hand block devices to workloads yet")),
+    ("volumeDevices", BLOCK),
     ("volumeMounts", Table(MOUNT)),
     ("workingDir", Mapped),
 ];
@@ -164,7 +172,7 @@ pub(crate) const ENV: &[(&str, Verdict)] = &[("name", Mapped), ("value", Mapped)
 pub(crate) const ENV_SOURCE: &[(&str, Verdict)] = &[
     ("configMapKeyRef", Table(KEY_SELECTOR)),
     ("fieldRef", Table(FIELD_SELECTOR)),
-    ("fileKeyRef", Refused("a device does not read variables from files of volumes yet")),
+    ("fileKeyRef", Table(FILE_SELECTOR)),
     ("resourceFieldRef", Table(RESOURCE_SELECTOR)),
     ("secretKeyRef", Table(KEY_SELECTOR)),
 ];
@@ -175,6 +183,9 @@ pub(crate) const ENV_FROM: &[(&str, Verdict)] =
 pub(crate) const ENV_FROM_SOURCE: &[(&str, Verdict)] = &[("name", Mapped), ("optional", Mapped)];
 
 pub(crate) const KEY_SELECTOR: &[(&str, Verdict)] = &[("key", Mapped), ("name", Mapped), ("optional", Mapped)];
+
+pub(crate) const FILE_SELECTOR: &[(&str, Verdict)] =
+    &[("key", Mapped), ("optional", Mapped), ("path", Mapped), ("volumeName", Mapped)];
 
 pub(crate) const FIELD_SELECTOR: &[(&str, Verdict)] =
     &[("apiVersion", Only(&[Text("v1")], "there is only version v1 of pods")), ("fieldPath", Mapped)];
@@ -279,7 +290,7 @@ pub(crate) const VOLUME: &[(&str, Verdict)] = &[
     ("csi", STORAGE),
     ("downwardAPI", Table(DOWNWARD_VOLUME)),
     ("emptyDir", Table(EMPTY_DIR)),
-    ("ephemeral", STORAGE),
+    ("ephemeral", GENERIC),
     ("fc", STORAGE),
     ("flexVolume", STORAGE),
     ("flocker", STORAGE),
@@ -494,6 +505,7 @@ mod tests {
         covers::<v1::ConfigMapKeySelector>(KEY_SELECTOR);
         covers::<v1::SecretKeySelector>(KEY_SELECTOR);
         covers::<v1::ObjectFieldSelector>(FIELD_SELECTOR);
+        covers::<v1::FileKeySelector>(FILE_SELECTOR);
         covers::<v1::ResourceFieldSelector>(RESOURCE_SELECTOR);
         covers::<v1::ConfigMapVolumeSource>(CONFIG_MAP_VOLUME);
         covers::<v1::SecretVolumeSource>(SECRET_VOLUME);
@@ -536,8 +548,8 @@ mod tests {
             ),
             container("volumeDevices", json!([{}])),
             (
-                json!({"containers": [{"env": [{"valueFrom": {"fileKeyRef": {}}}]}]}),
-                "spec.containers[0].env[0].valueFrom.fileKeyRef".to_owned(),
+                json!({"containers": [{"env": [{"valueFrom": {"fileKeyRef": {"somethingNew": 1}}}]}]}),
+                "spec.containers[0].env[0].valueFrom.fileKeyRef.somethingNew".to_owned(),
             ),
             (
                 json!({"containers": [{"env": [{"valueFrom": {"fieldRef": {"apiVersion": "v2"}}}]}]}),
@@ -596,7 +608,15 @@ mod tests {
         };
         let (reason, one) = refused(1);
         assert_eq!(reason, "UnsupportedField");
-        assert_eq!(one, "spec.containers[0].volumeDevices: a device does not hand block devices to workloads yet");
+        assert!(one.starts_with("spec.containers[0].volumeDevices: a device does not hand block devices to "), "{one}");
+        assert!(one.contains("mount the disk on the device and use a local volume"), "{one}");
+        let template = json!({"volumeClaimTemplate": {"spec": {"accessModes": ["ReadWriteOnce"]}}});
+        let generic = refuse_offences(&json!({"containers": [], "volumes": [{"name": "v", "ephemeral": template}]}));
+        let Err(NotApplied::Refused { message, .. }) = generic else { panic!("{generic:?}") };
+        assert!(
+            message.starts_with("spec.volumes[0].ephemeral: a device provides no volumes by itself: "),
+            "{message}"
+        );
         assert_eq!(refused(5).1.matches("spec.containers").count(), 5);
         assert!(!refused(5).1.contains("more"));
         assert!(refused(7).1.ends_with("; and 2 more"));

@@ -222,9 +222,12 @@ impl Volume {
                 kind: HostPathKind::Directory,
                 of_group: !read_only,
                 only_if_differs: false,
+                local: true,
             }),
             Kind::HostPath { path, kind } => match host_path_kind(kind.as_deref()) {
-                Some(kind) => Ok(HostPath { path: path.clone(), kind, of_group: false, only_if_differs: false }),
+                Some(kind) => {
+                    Ok(HostPath { path: path.clone(), kind, of_group: false, only_if_differs: false, local: false })
+                }
                 None => never(format!("is of type {}, which is an invalid volume type", kind.as_deref().unwrap_or(""))),
             },
             Kind::Other(kind) => {

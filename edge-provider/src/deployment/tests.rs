@@ -268,7 +268,11 @@ async fn a_field_that_a_device_cannot_honour_is_refused_before_anything_is_asked
     );
     let Err(NotApplied::Refused { reason, message }) = prepare(&server.references(), &blocks).await else { panic!() };
     assert_eq!(reason, "UnsupportedField");
-    assert_eq!(message, "spec.containers[0].volumeDevices: a device does not hand block devices to workloads yet");
+    assert_eq!(
+        message,
+        "spec.containers[0].volumeDevices: a device does not hand block devices to workloads by claims: mount the disk on \
+         the device and use a local volume, or a hostPath of type BlockDevice in a privileged container"
+    );
     assert!(server.asked().is_empty());
 }
 

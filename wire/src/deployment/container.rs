@@ -192,6 +192,27 @@ pub enum EnvValue {
     /// Something that only the device knows.
     #[n(2)]
     Device(#[n(0)] DeviceField),
+    /// A value from a file that a container before has written.
+    #[n(3)]
+    File(#[n(0)] FileKey),
+}
+
+/// A key in a file of a volume.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, CborLen)]
+pub struct FileKey {
+    /// The volume's name.
+    #[n(0)]
+    pub volume: String,
+    /// The file's path below the volume: relative, without `..`.
+    #[n(1)]
+    pub path: String,
+    /// The key.
+    #[n(2)]
+    pub key: String,
+    /// Whether the variable is left out where the file does not have the key.
+    #[n(3)]
+    #[cbor(default)]
+    pub optional: bool,
 }
 
 /// Something that only the device knows, for environment variables and downward files.

@@ -75,6 +75,10 @@ pub struct HostPath {
     #[n(3)]
     #[cbor(default, skip_if = "core::ops::Not::not")]
     pub only_if_differs: bool,
+    /// Whether it stands for a local volume of the cluster, and not for a path that the pod names itself.
+    #[n(4)]
+    #[cbor(default, skip_if = "core::ops::Not::not")]
+    pub local: bool,
 }
 
 /// What has to be at a path of the device.

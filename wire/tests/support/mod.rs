@@ -263,6 +263,12 @@ fn env_value() -> impl Strategy<Value = EnvValue> {
         text().prop_map(EnvValue::Template),
         text().prop_map(EnvValue::Literal),
         device_field().prop_map(EnvValue::Device),
+        (text(), text(), text(), any::<bool>()).prop_map(|(volume, path, key, optional)| EnvValue::File(FileKey {
+            volume,
+            path,
+            key,
+            optional
+        })),
     ]
 }
 
@@ -305,8 +311,8 @@ fn volume() -> impl Strategy<Value = Volume> {
         (any::<bool>(), of(any::<u64>()))
             .prop_map(|(memory, size_limit)| VolumeSource::EmptyDir(EmptyDir { memory, size_limit })),
         (any::<bool>(), vec(file, 0..3)).prop_map(|(secret, entries)| VolumeSource::Files(Files { secret, entries })),
-        (text(), host_path_kind(), any::<bool>(), any::<bool>()).prop_map(|(path, kind, of_group, only_if_differs)| {
-            VolumeSource::HostPath(HostPath { path, kind, of_group, only_if_differs })
+        (text(), host_path_kind(), any::<[bool; 3]>()).prop_map(|(path, kind, [of_group, only_if_differs, local])| {
+            VolumeSource::HostPath(HostPath { path, kind, of_group, only_if_differs, local })
         }),
         (text(), pull_policy())
             .prop_map(|(reference, pull_policy)| VolumeSource::Image(ImageVolume { reference, pull_policy })),

@@ -1,6 +1,6 @@
 //! Paths of the device's own as volumes.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, FileType, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -21,6 +21,9 @@ pub(super) fn prepare(volume: &HostPath) -> io::Result<PathBuf> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => return Err(error),
     };
+    if volume.local {
+        return local(path, there);
+    }
     let (right, what) = match (volume.kind, there) {
         (Any, Some(_)) => return Ok(path),
         (Any | DirectoryOrCreate, None) => {
@@ -44,6 +47,20 @@ pub(super) fn prepare(volume: &HostPath) -> io::Result<PathBuf> {
     }
 }
 
+/// A local volume of the cluster is a directory.
+fn local(path: PathBuf, there: Option<FileType>) -> io::Result<PathBuf> {
+    let at = path.display();
+    match there {
+        Some(there) if there.is_dir() => Ok(path),
+        None => Err(io::Error::other(format!("path \"{at}\" does not exist"))),
+        Some(there) if there.is_block_device() => Err(io::Error::other(format!(
+            "{at} is a block device, and a device makes and mounts no file systems: mount it on the device, and name the \
+             directory in the volume"
+        ))),
+        Some(_) => Err(io::Error::other(format!("only directories can be local volumes, and {at} is none"))),
+    }
+}
+
 /// The path, if it is absolute and made of plain names.
 pub(super) fn checked(path: &str) -> io::Result<PathBuf> {
     if !path.starts_with('/') {
@@ -63,6 +80,33 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     #[test]
+    fn a_local_volume_that_is_a_block_device_is_told_with_what_to_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("disk");
+        let made = rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &path,
+            rustix::fs::FileType::BlockDevice,
+            rustix::fs::Mode::from_raw_mode(0o600),
+            rustix::fs::makedev(7, 200),
+        );
+        if made.is_err() {
+            println!(
+                "NOT TESTED: a block device as a local volume: nodes of devices cannot be made here (run as root)"
+            );
+            return;
+        }
+        let path = path.display().to_string();
+        let kind = HostPathKind::Directory;
+        let volume = HostPath { path: path.clone(), kind, of_group: true, only_if_differs: false, local: true };
+        let told = prepare(&volume).unwrap_err().to_string();
+        assert!(told.starts_with(&format!("{path} is a block device, and ")) && told.contains("mount it"), "{told}");
+        let own = HostPath { of_group: false, local: false, ..volume };
+        let told = prepare(&own).unwrap_err().to_string();
+        assert_eq!(told, format!("hostPath type check failed: {path} is not a directory"));
+    }
+
+    #[test]
     fn what_a_pod_wants_of_the_device_is_there_or_named() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name).display().to_string();
@@ -71,7 +115,7 @@ mod tests {
         let _socket = UnixListener::bind(at("socket")).unwrap();
         std::os::unix::fs::symlink(at("dir"), at("link")).unwrap();
         let told = |path: &str, kind| {
-            prepare(&HostPath { path: path.to_owned(), kind, of_group: false, only_if_differs: false })
+            prepare(&HostPath { path: path.to_owned(), kind, of_group: false, only_if_differs: false, local: false })
                 .map_err(|error| error.to_string())
         };
         for (name, kind) in [
@@ -105,6 +149,18 @@ mod tests {
             let path = at(name);
             assert_eq!(told(&path, kind), Err(format!("hostPath type check failed: {path} is not {what}")));
         }
+        let claimed = |path: &str| {
+            let kind = HostPathKind::Directory;
+            prepare(&HostPath { path: path.to_owned(), kind, of_group: true, only_if_differs: false, local: true })
+                .map_err(|error| error.to_string())
+        };
+        assert_eq!(claimed(&at("link")), Ok(PathBuf::from(at("link"))));
+        assert_eq!(claimed(&at("none")), Err(format!("path \"{}\" does not exist", at("none"))));
+        assert_eq!(
+            claimed(&at("file")),
+            Err(format!("only directories can be local volumes, and {} is none", at("file")))
+        );
+        assert!(!fs::exists(at("none")).unwrap());
         for bad in ["relative", "", "/a/../b", "/.."] {
             assert!(told(bad, HostPathKind::Any).unwrap_err().starts_with("invalid HostPath"), "{bad:?}");
         }

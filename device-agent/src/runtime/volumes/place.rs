@@ -20,7 +20,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -31,7 +31,7 @@ use super::beneath::{Beneath, is_name, names};
 use super::files::write_files;
 use super::removal::remove_tree;
 use super::{group, host_path, mounts, ownership, part, space};
-use crate::runtime::{ContainerId, DiskUse, PodSetup, RuntimeError};
+use crate::runtime::{ContainerId, DiskUse, MAX_VOLUME_FILE, PodSetup, RuntimeError};
 
 /// Names the operation that failed.
 pub(in crate::runtime) trait Naming<T> {
@@ -214,6 +214,20 @@ impl Places {
             remove_mounted(&path).naming(|| format!("remove {}", path.display()))?;
         }
         Ok(())
+    }
+
+    /// A file of a volume, which workloads may have written: no link is followed.
+    pub(in crate::runtime) fn read(&self, uid: &PodUid, volume: &Volume, path: &str) -> Result<Vec<u8>, RuntimeError> {
+        let read = || {
+            let file = Beneath::open(&self.volume(uid, volume))?.read_file(path)?;
+            let mut bytes = Vec::new();
+            file.take(MAX_VOLUME_FILE + 1).read_to_end(&mut bytes)?;
+            match bytes.len() as u64 {
+                0..=MAX_VOLUME_FILE => Ok(bytes),
+                _ => Err(io::Error::other(format!("it has more than {MAX_VOLUME_FILE} bytes"))),
+            }
+        };
+        read().naming(|| format!("read {path} of volume {}", volume.name))
     }
 
     /// Makes a part of a volume appear at `target`, so that nobody who follows that path can be led elsewhere.

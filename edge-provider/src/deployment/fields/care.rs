@@ -18,7 +18,12 @@ pub(crate) const PROBE: &[(&str, Verdict)] = &[
 pub(crate) const LIFECYCLE: &[(&str, Verdict)] = &[
     ("postStart", Table(HANDLER)),
     ("preStop", Table(HANDLER)),
-    ("stopSignal", Refused("a device ends programs with TERM; leave it out")),
+    (
+        "stopSignal",
+        Refused(
+            "Kubernetes has it switched off unless ContainerStopSignals is set, and a device ends programs with TERM: send another signal from a preStop hook",
+        ),
+    ),
 ];
 
 pub(crate) const HANDLER: &[(&str, Verdict)] =

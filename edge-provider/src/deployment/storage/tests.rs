@@ -36,16 +36,17 @@ fn used(found: &Storage, read_only: bool) -> Result<HostPath, NoStorage> {
 
 #[test]
 fn a_claim_is_met_by_a_path_of_the_device() {
-    let path =
-        |path: &str, kind, of_group| Ok(HostPath { path: path.to_owned(), kind, of_group, only_if_differs: false });
+    let path = |path: &str, kind, of_group, local| {
+        Ok(HostPath { path: path.to_owned(), kind, of_group, only_if_differs: false, local })
+    };
     for (spec, read_only, expected) in [
-        (local(), false, path("/mnt/data", HostPathKind::Directory, true)),
-        (local(), true, path("/mnt/data", HostPathKind::Directory, false)),
-        (json!({"hostPath": {"path": "/srv"}}), false, path("/srv", HostPathKind::Any, false)),
+        (local(), false, path("/mnt/data", HostPathKind::Directory, true, true)),
+        (local(), true, path("/mnt/data", HostPathKind::Directory, false, true)),
+        (json!({"hostPath": {"path": "/srv"}}), false, path("/srv", HostPathKind::Any, false, false)),
         (
             json!({"hostPath": {"path": "/srv", "type": "DirectoryOrCreate"}}),
             false,
-            path("/srv", HostPathKind::DirectoryOrCreate, false),
+            path("/srv", HostPathKind::DirectoryOrCreate, false, false),
         ),
     ] {
         assert_eq!(used(&storage(claim(json!({})), volume(spec.clone())), read_only), expected, "{spec}");

@@ -1,6 +1,6 @@
 //! The environment of a container: services, then `envFrom`, then `env`, each later variable over the earlier ones.
 
-use hawser_wire::deployment::{EnvValue, EnvVar};
+use hawser_wire::deployment::{EnvValue, EnvVar, FileKey};
 use k8s_openapi::api::core::v1::{EnvVarSource, SecretKeySelector};
 
 use super::{Place, Problem, Translated, downward};
@@ -117,6 +117,14 @@ fn value_from(
     if let Some(resource) = &source.resource_field_ref {
         let value = downward::resource(pod, resource, Some(place.container), &format!("{}.resourceFieldRef", path()))?;
         return Ok(Some(value.into()));
+    }
+    if let Some(file) = &source.file_key_ref {
+        return Ok(Some(EnvValue::File(FileKey {
+            volume: file.volume_name.clone(),
+            path: file.path.clone(),
+            key: file.key.clone(),
+            optional: file.optional == Some(true),
+        })));
     }
     Ok(Some(EnvValue::Template(String::new())))
 }

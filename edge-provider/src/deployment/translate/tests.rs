@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use hawser_wire::deployment::{Content, DeviceField, EnvValue, EnvVar, File, Files, VolumeSource};
+use hawser_wire::deployment::{Content, DeviceField, EnvValue, EnvVar, File, FileKey, Files, VolumeSource};
 use k8s_openapi::api::core::v1::Pod;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -209,11 +209,13 @@ fn variables_come_in_order_from_where_they_say() {
             {"name": "D", "valueFrom": {"configMapKeyRef": {"name": "settings", "key": "no", "optional": true}}},
             {"name": "E", "valueFrom": {"secretKeyRef": {"name": "gone", "key": "no", "optional": true}}},
             {"name": "F", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+            {"name": "G", "valueFrom": {"fileKeyRef": {"volumeName": "v", "path": "out/env", "key": "TOKEN", "optional": true}}},
             {"name": "A", "value": "again"}],
     }))
     .env;
     let literal = |text: &str| EnvValue::Literal(text.to_owned());
     let template = |text: &str| EnvValue::Template(text.to_owned());
+    let file = FileKey { volume: "v".into(), path: "out/env".into(), key: "TOKEN".into(), optional: true };
     let expected = [
         ("S_COLOR", literal("red")),
         // What comes from a ConfigMap is not expanded.
@@ -224,6 +226,7 @@ fn variables_come_in_order_from_where_they_say() {
         ("B", literal("$(COLOR)")),
         ("C", literal("pw")),
         ("F", EnvValue::Device(DeviceField::PodIp)),
+        ("G", EnvValue::File(file)),
         ("A", template("again")),
     ];
     let env: Vec<_> = env.into_iter().map(|variable| (variable.name, variable.value)).collect();

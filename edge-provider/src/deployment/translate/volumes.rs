@@ -66,7 +66,7 @@ fn host_path(source: &HostPathVolumeSource, path: &str) -> Translated<HostPath> 
         let kind = kind.unwrap_or_default();
         return Err(Problem::Refused(format!("{path}.hostPath.type: {kind} is an invalid volume type")));
     };
-    Ok(HostPath { path: source.path.clone(), kind, of_group: false, only_if_differs: false })
+    Ok(HostPath { path: source.path.clone(), kind, of_group: false, only_if_differs: false, local: false })
 }
 
 fn image(source: &ImageVolumeSource) -> ImageVolume {

@@ -121,7 +121,8 @@ fn paths_of_the_device_are_mounted_as_the_pod_says() {
         VolumeSource::HostPath(path) => path,
         other => panic!("{other:?}"),
     };
-    let path = |kind| HostPath { path: "/dev/i2c-1".into(), kind, of_group: false, only_if_differs: false };
+    let path =
+        |kind| HostPath { path: "/dev/i2c-1".into(), kind, of_group: false, only_if_differs: false, local: false };
     assert_eq!(of(json!({"path": "/dev/i2c-1"})), path(HostPathKind::Any));
     for (word, kind) in [
         ("", HostPathKind::Any),

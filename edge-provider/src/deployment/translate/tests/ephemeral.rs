@@ -66,7 +66,10 @@ fn what_is_in_the_way_of_one_fails_nothing_else() {
         ),
         (
             looked_at(json!({"volumeDevices": [{"name": "d", "devicePath": "/dev/d"}]})),
-            field("spec.ephemeralContainers[0].volumeDevices: a device does not hand block devices to workloads yet"),
+            field(
+                "spec.ephemeralContainers[0].volumeDevices: a device does not hand block devices to workloads by claims: mount the \
+                 disk on the device and use a local volume, or a hostPath of type BlockDevice in a privileged container",
+            ),
         ),
         (
             looked_at(json!({"volumeMounts": [{"name": "nowhere", "mountPath": "/x"}]})),
