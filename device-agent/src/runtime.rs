@@ -14,6 +14,7 @@ use std::time::Duration;
 use hawser_wire::PodUid;
 use hawser_wire::deployment::{EdgeDeployment, PullPolicy, Volume, VolumeSource};
 use hawser_wire::report::{Condition, Image};
+use hawser_wire::stream::FileSystem;
 use serde::{Deserialize, Serialize};
 
 pub mod cri;
@@ -154,6 +155,11 @@ pub trait Runtime: Send + Sync + 'static {
         async { Ok(DiskUse::default()) }
     }
 
+    /// The file systems that pods write to; `None`: that is not known.
+    fn file_systems(&self) -> impl Future<Output = Option<FileSystems>> + Send {
+        async { None }
+    }
+
     /// What the device tells about its runtime. Asked again and again; it says how it is, and does not fail.
     fn facts(&self) -> impl Future<Output = RuntimeFacts> + Send {
         async { RuntimeFacts::default() }
@@ -176,13 +182,26 @@ pub struct RuntimeFacts {
     pub disk: Option<PathBuf>,
 }
 
-/// What a pod takes of the device's disk. What it keeps in memory does not count.
+/// What a pod takes of the device's disk.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DiskUse {
     /// Its volumes, by name.
     pub volumes: BTreeMap<String, Space>,
     /// Its containers, by name: what they write outside of volumes, and their logs.
     pub containers: BTreeMap<String, Space>,
+    /// What of that is logs.
+    pub logs: BTreeMap<String, Space>,
+    /// Its volumes in memory, by name, which take nothing of the disk.
+    pub in_memory: BTreeMap<String, Space>,
+}
+
+/// The file systems that pods write to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileSystems {
+    /// That of the device's state.
+    pub node: FileSystem,
+    /// That of an engine's images and containers; what is used of it is what images take.
+    pub images: Option<FileSystem>,
 }
 
 /// A part of a disk.

@@ -5,6 +5,7 @@
 //! container goes on.
 
 mod attach;
+mod disk;
 mod ends;
 mod engine;
 mod exec;

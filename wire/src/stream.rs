@@ -12,7 +12,9 @@ use minicbor::{CborLen, Decode, Encode};
 
 use crate::ids::{DeviceTime, PodUid};
 
-pub use stats::{ContainerStats, PodStats, Stats, Usage};
+pub use stats::{
+    ContainerSpace, ContainerStats, DiskStats, FileSystem, PodSpace, PodStats, Space, Stats, Usage, VolumeSpace,
+};
 
 /// How many bytes of one channel may be under way or wait at the receiver.
 pub const CREDIT: u32 = 96 * 1024;

@@ -539,9 +539,26 @@ fn streams(book: &mut Book) {
     let container = ContainerStats { name: "main".into(), started: Some(DeviceTime(7)), usage: measured_apart };
     let pod = PodStats { pod: uid(), started: Some(DeviceTime(6)), containers: vec![container] };
     let with_processes = Usage { processes: Some(44), ..usage };
-    let node = Stats { at: DeviceTime(124), node: with_processes, started: None, pods: vec![] };
+    let node = Stats { at: DeviceTime(124), node: with_processes, started: None, pods: vec![], disk: None };
     book.add("Stats/Processes", node);
-    book.add("Stats", Stats { at: DeviceTime(124), node: usage, started: Some(DeviceTime(1)), pods: vec![pod] });
+    let stats = Stats { at: DeviceTime(124), node: usage, started: Some(DeviceTime(1)), pods: vec![pod], disk: None };
+    book.add("Stats", stats.clone());
+    let space = |bytes| Space { bytes, inodes: 3 };
+    let file_system = FileSystem {
+        capacity_bytes: 8_000_000_000,
+        available_bytes: 5_000_000_000,
+        inodes: 500_000,
+        inodes_free: 400_000,
+        used: space(2_000_000_000),
+    };
+    let of_pod = PodSpace {
+        pod: uid(),
+        ephemeral: space(5000),
+        volumes: vec![VolumeSpace { name: "v".into(), used: space(1), memory: true }],
+        containers: vec![ContainerSpace { name: "main".into(), written: space(2), logs: space(3) }],
+    };
+    let disk = DiskStats { at: DeviceTime(99), node: file_system, images: Some(file_system), pods: vec![of_pod] };
+    book.add("Stats/Disk", Stats { disk: Some(disk), ..stats });
 }
 
 /// A new variant does not compile here until somebody has looked for its sample above.

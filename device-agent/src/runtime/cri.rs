@@ -39,9 +39,9 @@ use super::volumes::beneath::is_name;
 use super::volumes::place::{Naming, Places, remove_mounted};
 use super::volumes::removal::remove_log;
 use super::{
-    ContainerId, ContainerStart, DiskUse, ExecError, Executed, Exit, Found, ImageProblem, ImageState, ImageStore,
-    ImageWanted, PodReady, PodSetup, PrepareError, Pulled, Refusal, Runtime, RuntimeError, RuntimeFacts, Signal,
-    StartError, Started,
+    ContainerId, ContainerStart, DiskUse, ExecError, Executed, Exit, FileSystems, Found, ImageProblem, ImageState,
+    ImageStore, ImageWanted, PodReady, PodSetup, PrepareError, Pulled, Refusal, Runtime, RuntimeError, RuntimeFacts,
+    Signal, StartError, Started,
 };
 use crate::cgroup::{Hierarchies, Version, most_processes};
 use crate::facts::memory_total;
@@ -416,6 +416,10 @@ impl Runtime for Cri {
 
     async fn disk_use(&self, pod: Arc<EdgeDeployment>) -> Result<DiskUse, RuntimeError> {
         self.look_at_disk(pod).await
+    }
+
+    async fn file_systems(&self) -> Option<FileSystems> {
+        self.look_at_file_systems().await
     }
 
     async fn image_store(&self, wanted: &BTreeSet<String>) -> Result<Option<ImageStore>, RuntimeError> {

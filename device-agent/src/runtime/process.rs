@@ -42,8 +42,8 @@ use super::volumes::beneath::is_name;
 use super::volumes::place::{Naming, Places, make};
 use super::volumes::removal::{remove_log, remove_tree};
 use super::{
-    ContainerId, ContainerStart, DiskUse, ExecError, Executed, Exit, Found, PodReady, PodSetup, PrepareError, Refusal,
-    Runtime, RuntimeError, Signal, StartError, Started,
+    ContainerId, ContainerStart, DiskUse, ExecError, Executed, Exit, FileSystems, Found, PodReady, PodSetup,
+    PrepareError, Refusal, Runtime, RuntimeError, Signal, StartError, Started,
 };
 use crate::cgroup::most_processes;
 use crate::shim::files::{self, CONTROL, CgroupSpec, Interactive, KILL, LOCK, Launch, Reply, Spec, TERM, Termination};
@@ -263,6 +263,11 @@ impl Runtime for Process {
 
     async fn disk_use(&self, pod: Arc<EdgeDeployment>) -> Result<DiskUse, RuntimeError> {
         self.blocking(move |inner| inner.places.disk_use(&pod)).await
+    }
+
+    async fn file_systems(&self) -> Option<FileSystems> {
+        let node = self.blocking(move |inner| inner.places.file_system()).await?;
+        Some(FileSystems { node, images: None })
     }
 
     fn log(&self, id: &ContainerId) -> Option<PathBuf> {

@@ -9,4 +9,4 @@ mod ownership;
 mod part;
 pub(super) mod place;
 pub(super) mod removal;
-mod space;
+pub(super) mod space;

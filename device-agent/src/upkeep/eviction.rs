@@ -320,6 +320,7 @@ mod tests {
         DiskUse {
             volumes: volumes.map(|(name, bytes)| (name.to_owned(), space(bytes))).into(),
             containers: [("web".to_owned(), space(container))].into(),
+            ..DiskUse::default()
         }
     }
 

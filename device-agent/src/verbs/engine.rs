@@ -12,6 +12,7 @@ use hawser_wire::stream::{AttachRequest, ExecRequest, LogsRequest, Stats, Stream
 
 use self::leftover::Leftovers;
 use self::usage::Gauge;
+use super::disk::DiskGauge;
 use super::logs::Rotation;
 use super::subjects::{Runs, Subject, Subjects};
 use super::{logs, port};
@@ -32,6 +33,7 @@ pub struct EngineVerbs {
     subjects: Subjects<Cri>,
     leftovers: Arc<Leftovers>,
     gauge: Gauge,
+    disk: DiskGauge,
 }
 
 impl std::fmt::Debug for EngineVerbs {
@@ -98,6 +100,7 @@ impl Served for Cri {
             subjects: Subjects { runtime: self.clone(), sight },
             leftovers: Arc::default(),
             gauge: Gauge::default(),
+            disk: DiskGauge::default(),
         }
     }
 }
@@ -154,7 +157,9 @@ impl Service for EngineVerbs {
     }
 
     async fn stats(&self) -> Result<Stats, StreamRefusal> {
-        self.gauge.read(&self.subjects.runtime, (self.subjects.sight.clock)()).await
+        let now = (self.subjects.sight.clock)();
+        let stats = self.gauge.read(&self.subjects.runtime, now).await?;
+        Ok(Stats { disk: self.disk.told(&self.subjects, now), ..stats })
     }
 }
 

@@ -8,6 +8,7 @@ use hawser_wire::PodUid;
 use hawser_wire::stream::{AttachRequest, ExecRequest, LogsRequest, Stats, StreamRefusal};
 use tokio::sync::watch;
 
+use super::disk::DiskGauge;
 use super::logs::Rotation;
 use super::stats::Measurer;
 use super::subjects::{Runs, Subjects};
@@ -24,6 +25,7 @@ use crate::workloads::Clock;
 pub struct Verbs {
     subjects: Subjects<Process>,
     measurer: Measurer,
+    disk: DiskGauge,
 }
 
 impl std::fmt::Debug for Verbs {
@@ -61,7 +63,11 @@ impl Verbs {
     }
 
     fn of(process: Process, sight: Sight) -> Self {
-        Self { subjects: Subjects { runtime: process, sight }, measurer: Measurer::default() }
+        Self {
+            subjects: Subjects { runtime: process, sight },
+            measurer: Measurer::default(),
+            disk: DiskGauge::default(),
+        }
     }
 
     async fn running(&self, pod: &PodUid, container: &str) -> Result<Running, StreamRefusal> {
@@ -124,6 +130,8 @@ impl Service for Verbs {
     }
 
     async fn stats(&self) -> Result<Stats, StreamRefusal> {
-        self.measurer.measure(&self.subjects.runtime, (self.subjects.sight.clock)()).await
+        let now = (self.subjects.sight.clock)();
+        let stats = self.measurer.measure(&self.subjects.runtime, now).await?;
+        Ok(Stats { disk: self.disk.told(&self.subjects, now), ..stats })
     }
 }

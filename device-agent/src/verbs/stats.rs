@@ -63,7 +63,7 @@ impl Measurer {
             for pod in &mut pods {
                 pod.started = begun.get(&pod.pod).map(|ago| earlier(now, *ago));
             }
-            let stats = Stats { at: now, node: machine(), started: Some(started(now)), pods };
+            let stats = Stats { at: now, node: machine(), started: Some(started(now)), pods, disk: None };
             memory.last = Some((since_boot(), stats.clone()));
             stats
         });

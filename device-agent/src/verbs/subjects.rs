@@ -42,13 +42,21 @@ pub(super) struct Subject {
     restart: Option<RestartPolicy>,
 }
 
-impl<R: Runs> Subjects<R> {
+impl<R> Subjects<R> {
     /// A pod of the device.
     pub(super) fn spec(&self, pod: &PodUid) -> Result<(DesiredWish, Arc<EdgeDeployment>), StreamRefusal> {
         let desired = self.sight.desired.borrow();
         let wanted =
             desired.pods.get(pod).and_then(|wanted| Some((wanted.wish, wanted.deployment.as_ref()?.spec.clone())));
         wanted.ok_or_else(|| not_found(format!("the device has no pod {pod}")))
+    }
+
+    /// The pods of the device.
+    pub(super) fn specs(&self) -> Vec<(PodUid, Arc<EdgeDeployment>)> {
+        let desired = self.sight.desired.borrow();
+        let specs =
+            desired.pods.iter().filter_map(|(uid, pod)| Some((uid.clone(), pod.deployment.as_ref()?.spec.clone())));
+        specs.collect()
     }
 
     /// A container of a pod, whether it runs or not.
@@ -70,7 +78,9 @@ impl<R: Runs> Subjects<R> {
         };
         Ok(Subject { spec, name: container.to_owned(), init, restart })
     }
+}
 
+impl<R: Runs> Subjects<R> {
     /// A container that runs.
     pub(super) async fn running(&self, subject: &Subject) -> Result<Found, StreamRefusal> {
         match self.runs(subject).await?.pop() {

@@ -239,6 +239,6 @@ impl Service for Programs {
         let pods = pods.map(|pod| PodStats { pod, started: None, containers: vec![container.clone()] });
         let stranger = PodUid::new("nobody-knows-me").map_err(|_| failed("?"))?;
         let stranger = PodStats { pod: stranger, started: None, containers: Vec::new() };
-        Ok(Stats { at: DeviceTime(7), node: usage, started: None, pods: pods.chain([stranger]).collect() })
+        Ok(Stats { at: DeviceTime(7), node: usage, started: None, pods: pods.chain([stranger]).collect(), disk: None })
     }
 }

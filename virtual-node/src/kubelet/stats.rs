@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use crate::ids::NodeName;
-use crate::provider::stats::{ContainerStats, NodeStats, PodStats, Usage};
+use crate::provider::stats::{ContainerStats, FsUsage, NodeStats, PodStats, Usage};
 
 /// `/stats/summary`.
 pub(crate) fn summary(node: &NodeName, stats: &NodeStats, now: Timestamp) -> Value {
@@ -14,6 +14,13 @@ pub(crate) fn summary(node: &NodeName, stats: &NodeStats, now: Timestamp) -> Val
     // Clients insist on a start.
     about.insert("startTime".to_owned(), json!(time(stats.started.unwrap_or(now))));
     put_usage(&mut about, &stats.node, now);
+    if let Some(fs) = &stats.fs {
+        about.insert("fs".to_owned(), of_fs(fs, now));
+    }
+    if let Some(fs) = &stats.image_fs {
+        // A kubelet says the same of both, wherever containers write.
+        about.insert("runtime".to_owned(), json!({"imageFs": of_fs(fs, now), "containerFs": of_fs(fs, now)}));
+    }
     let pods: Vec<Value> = stats.pods.iter().map(|pod| of_pod(pod, now)).collect();
     json!({"node": about, "pods": pods})
 }
@@ -31,11 +38,45 @@ fn of_pod(pod: &PodStats, now: Timestamp) -> Value {
             let mut about = Map::from_iter([("name".to_owned(), json!(container.name))]);
             about.insert("startTime".to_owned(), json!(time(container.started.unwrap_or(now))));
             put_usage(&mut about, &container.usage, now);
+            for (name, fs) in [("rootfs", &container.rootfs), ("logs", &container.logs)] {
+                if let Some(fs) = fs {
+                    about.insert(name.to_owned(), of_fs(fs, now));
+                }
+            }
             Value::Object(about)
         })
         .collect();
     about.insert("containers".to_owned(), Value::Array(containers));
     put_usage(&mut about, &sum(&pod.containers), now);
+    if let Some(fs) = &pod.ephemeral_storage {
+        about.insert("ephemeral-storage".to_owned(), of_fs(fs, now));
+    }
+    let volumes = pod.volumes.iter().map(|volume| {
+        let mut about = of_fs(&volume.fs, now);
+        about["name"] = json!(volume.name);
+        about
+    });
+    let volumes: Vec<Value> = volumes.collect();
+    if !volumes.is_empty() {
+        about.insert("volume".to_owned(), Value::Array(volumes));
+    }
+    Value::Object(about)
+}
+
+fn of_fs(fs: &FsUsage, now: Timestamp) -> Value {
+    let mut about = Map::from_iter([("time".to_owned(), json!(time(fs.at.unwrap_or(now))))]);
+    for (name, amount) in [
+        ("availableBytes", fs.available_bytes),
+        ("capacityBytes", fs.capacity_bytes),
+        ("usedBytes", fs.used_bytes),
+        ("inodesFree", fs.inodes_free),
+        ("inodes", fs.inodes),
+        ("inodesUsed", fs.inodes_used),
+    ] {
+        if let Some(amount) = amount {
+            about.insert(name.to_owned(), json!(amount));
+        }
+    }
     Value::Object(about)
 }
 
@@ -228,6 +269,7 @@ pub(crate) fn cadvisor_metrics(stats: &NodeStats) -> String {
 mod tests {
     use super::*;
     use crate::ids::{PodRef, PodUid};
+    use crate::provider::stats::VolumeStats;
 
     fn stats() -> NodeStats {
         let at = Some(Timestamp::from_second(1_800_000_000).unwrap());
@@ -241,15 +283,21 @@ mod tests {
             name: name.into(),
             started: Some(Timestamp::from_millisecond(1_700_000_000_500).unwrap()),
             usage,
+            rootfs: None,
+            logs: None,
         };
         let pod = |name: &str, containers| PodStats {
             pod: PodRef { namespace: "shop".into(), name: name.into(), uid: PodUid::new("u1") },
             started: None,
             containers,
+            ephemeral_storage: None,
+            volumes: vec![],
         };
         NodeStats {
             node: usage(10_500_000_000, 4096),
             started: None,
+            fs: None,
+            image_fs: None,
             pods: vec![
                 pod("web", vec![container("a", usage(1_000_000_000, 100)), container("b", usage(500_000_000, 50))]),
                 pod("half", vec![container("a", usage(1, 1)), container("b", Usage::default())]),
@@ -302,6 +350,41 @@ mod tests {
         assert_eq!(web["podRef"], json!({"name": "web", "namespace": "shop", "uid": "u1"}));
         assert_eq!((&web["containers"][1]["name"], &web["memory"]["workingSetBytes"]), (&json!("b"), &json!(150)));
         assert_eq!(summary["pods"][1].get("cpu"), None);
+    }
+
+    #[test]
+    fn the_summary_tells_of_disks_as_far_as_they_are_known() {
+        let now = Timestamp::from_second(1_800_000_000).unwrap();
+        let used = |bytes| FsUsage { used_bytes: Some(bytes), ..FsUsage::default() };
+        let whole = FsUsage {
+            at: Some(Timestamp::from_second(1_799_999_999).unwrap()),
+            capacity_bytes: Some(100),
+            available_bytes: Some(60),
+            used_bytes: Some(30),
+            inodes: Some(9),
+            inodes_free: Some(5),
+            inodes_used: Some(4),
+        };
+        let mut stats = stats();
+        (stats.fs, stats.image_fs) = (Some(whole), Some(used(7)));
+        let pod = &mut stats.pods[0];
+        pod.ephemeral_storage = Some(used(6));
+        pod.volumes = vec![VolumeStats { name: "data".into(), fs: used(5) }];
+        (pod.containers[0].rootfs, pod.containers[0].logs) = (Some(used(4)), Some(used(3)));
+        let summary = summary(&NodeName::new("gw-1").unwrap(), &stats, now);
+        let told = json!({
+            "time": "2027-01-15T07:59:59Z", "capacityBytes": 100, "availableBytes": 60, "usedBytes": 30,
+            "inodes": 9, "inodesFree": 5, "inodesUsed": 4,
+        });
+        assert_eq!(summary["node"]["fs"], told);
+        let (time, web) = ("2027-01-15T08:00:00Z", &summary["pods"][0]);
+        assert_eq!(summary["node"]["runtime"]["imageFs"], json!({"time": time, "usedBytes": 7}));
+        assert_eq!(web["ephemeral-storage"], json!({"time": time, "usedBytes": 6}));
+        assert_eq!(web["volume"], json!([{"time": time, "usedBytes": 5, "name": "data"}]));
+        assert_eq!(web["containers"][0]["rootfs"], json!({"time": time, "usedBytes": 4}));
+        assert_eq!(web["containers"][0]["logs"], json!({"time": time, "usedBytes": 3}));
+        let half = summary["pods"][1].as_object().unwrap();
+        assert!(!half.contains_key("volume") && !half.contains_key("ephemeral-storage"), "{half:?}");
     }
 
     #[test]

@@ -11,6 +11,11 @@ pub struct NodeStats {
     pub node: Usage,
     /// When the machine was started.
     pub started: Option<Timestamp>,
+    /// The file system of the machine: of logs, and of volumes on the disk.
+    pub fs: Option<FsUsage>,
+    /// The file system of images and of what containers write; what is used of it is what images take. `None` where
+    /// containers have none of their own.
+    pub image_fs: Option<FsUsage>,
     /// What is known about pods.
     pub pods: Vec<PodStats>,
 }
@@ -24,6 +29,10 @@ pub struct PodStats {
     pub started: Option<Timestamp>,
     /// The containers that run.
     pub containers: Vec<ContainerStats>,
+    /// What it takes of the disk as long as it is there: containers, logs, and volumes that go with it.
+    pub ephemeral_storage: Option<FsUsage>,
+    /// Its volumes, as far as they can be measured.
+    pub volumes: Vec<VolumeStats>,
 }
 
 /// What one container uses.
@@ -35,6 +44,38 @@ pub struct ContainerStats {
     pub started: Option<Timestamp>,
     /// What it uses.
     pub usage: Usage,
+    /// What it has written outside of volumes.
+    pub rootfs: Option<FsUsage>,
+    /// Its logs.
+    pub logs: Option<FsUsage>,
+}
+
+/// What a volume takes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct VolumeStats {
+    /// Its name in the pod.
+    pub name: String,
+    /// What is in it.
+    pub fs: FsUsage,
+}
+
+/// A file system, and what of it is used by what this is about. What could not be measured is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct FsUsage {
+    /// When it was measured (corrected time).
+    pub at: Option<Timestamp>,
+    /// Its size.
+    pub capacity_bytes: Option<u64>,
+    /// What can still be written to it.
+    pub available_bytes: Option<u64>,
+    /// What is used.
+    pub used_bytes: Option<u64>,
+    /// How many inodes it has.
+    pub inodes: Option<u64>,
+    /// How many of them are free.
+    pub inodes_free: Option<u64>,
+    /// How many are used.
+    pub inodes_used: Option<u64>,
 }
 
 /// Measured use. What could not be measured is not there.

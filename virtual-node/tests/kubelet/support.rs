@@ -216,8 +216,9 @@ impl Provider for Memory {
         let usage =
             Usage { cpu_nanoseconds: Some(2_500_000_000), memory_working_set_bytes: Some(77), ..Usage::default() };
         let pod = PodRef { namespace: "default".into(), name: "web".into(), uid: virtual_node::PodUid::new("u") };
-        let containers = vec![ContainerStats { name: "main".into(), started: None, usage }];
-        Ok(NodeStats { node: usage, started: None, pods: vec![PodStats { pod, started: None, containers }] })
+        let containers = vec![ContainerStats { name: "main".into(), started: None, usage, rootfs: None, logs: None }];
+        let pods = vec![PodStats { pod, started: None, containers, ephemeral_storage: None, volumes: Vec::new() }];
+        Ok(NodeStats { node: usage, pods, ..NodeStats::default() })
     }
 }
 

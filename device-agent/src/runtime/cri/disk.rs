@@ -1,13 +1,16 @@
 //! What a pod takes of the device's disk: its places, and what the engine says that its containers write into files of their
 //! own.
 
+use std::path::Path;
 use std::sync::Arc;
 
-use hawser_cri::{CallError, ContainerStats, ErrorKind};
+use hawser_cri::{CallError, ContainerStats, ErrorKind, UInt64Value};
 use hawser_wire::deployment::EdgeDeployment;
+use hawser_wire::stream::FileSystem;
 
 use super::{Cri, labels};
-use crate::runtime::{DiskUse, RuntimeError, Space};
+use crate::runtime::volumes::space;
+use crate::runtime::{DiskUse, FileSystems, RuntimeError, Space};
 
 /// How often the engine is asked. One that meets a container which is just ending gives up on all of them.
 const TRIES: u32 = 3;
@@ -26,6 +29,26 @@ impl Cri {
         Ok(used)
     }
 
+    pub(super) async fn look_at_file_systems(&self) -> Option<FileSystems> {
+        let places = self.0.places.clone();
+        let node = self.blocking(move || places.file_system()).await?;
+        let images = match self.0.client.image_fs_info().await {
+            // Of several, the first: a kubelet reads no other.
+            Ok(told) => told.image_filesystems.into_iter().next(),
+            Err(error) => {
+                tracing::debug!(%error, "what images take of the disk is not known");
+                None
+            }
+        };
+        let images = images.and_then(|told| {
+            let place = told.fs_id?.mountpoint;
+            let used = space_of(told.used_bytes, told.inodes_used);
+            Some((place, hawser_wire::stream::Space { bytes: used.bytes, inodes: used.inodes }))
+        });
+        let of_images = |(place, used)| Some(FileSystem { used, ..space::file_system(Path::new(&place))? });
+        Some(FileSystems { node, images: self.blocking(move || images.and_then(of_images)).await })
+    }
+
     async fn layers(&self, pod: &EdgeDeployment) -> Result<Vec<ContainerStats>, CallError> {
         let mut tries = 1;
         loop {
@@ -41,16 +64,19 @@ fn add_layers(used: &mut DiskUse, stats: &[ContainerStats]) {
     for told in stats {
         let Some(name) = told.attributes.as_ref().and_then(labels::name) else { continue };
         let Some(layer) = &told.writable_layer else { continue };
-        let number = |value: Option<hawser_cri::UInt64Value>| value.map_or(0, |value| value.value);
-        let space = Space { bytes: number(layer.used_bytes), inodes: number(layer.inodes_used) };
-        *used.containers.entry(name.to_owned()).or_default() += space;
+        *used.containers.entry(name.to_owned()).or_default() += space_of(layer.used_bytes, layer.inodes_used);
     }
+}
+
+fn space_of(bytes: Option<UInt64Value>, inodes: Option<UInt64Value>) -> Space {
+    let number = |value: Option<UInt64Value>| value.map_or(0, |value| value.value);
+    Space { bytes: number(bytes), inodes: number(inodes) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hawser_cri::{ContainerAttributes, FilesystemUsage, UInt64Value};
+    use hawser_cri::{ContainerAttributes, FilesystemUsage};
 
     #[test]
     fn layers_are_added_to_what_is_known_of_a_container() {

@@ -26,6 +26,7 @@ use std::path::{Path, PathBuf};
 
 use hawser_wire::PodUid;
 use hawser_wire::deployment::{EdgeDeployment, EmptyDir, HostPath, Volume, VolumeSource};
+use hawser_wire::stream::FileSystem;
 
 use super::beneath::{Beneath, is_name, names};
 use super::files::write_files;
@@ -95,15 +96,27 @@ impl Places {
         let measure = |path: &Path| space::of(path).naming(|| format!("measure {}", path.display()));
         let mut used = DiskUse::default();
         for volume in pod.volumes.iter().filter(|volume| is_name(&volume.name)) {
-            let path = self.pod(&pod.uid).join("volumes").join(&volume.name);
-            used.volumes.insert(volume.name.clone(), measure(&path)?);
+            // What is in a directory of the device's own, or in an image, is not the pod's.
+            if matches!(volume.source, VolumeSource::HostPath(_) | VolumeSource::Image(_)) {
+                continue;
+            }
+            let path = self.volume(&pod.uid, volume);
+            let kind = if path.starts_with(&self.secrets) { &mut used.in_memory } else { &mut used.volumes };
+            kind.insert(volume.name.clone(), measure(&path)?);
         }
         for (container, _) in pod.all_containers().filter(|(container, _)| is_name(&container.name)) {
             let mut space = measure(&self.container(&pod.uid, &container.name))?;
-            space += measure(&self.pod(&pod.uid).join("logs").join(&container.name))?;
+            let logs = measure(&self.pod(&pod.uid).join("logs").join(&container.name))?;
+            space += logs;
             used.containers.insert(container.name.clone(), space);
+            used.logs.insert(container.name.clone(), logs);
         }
         Ok(used)
+    }
+
+    /// The file system that holds all this but secrets.
+    pub(in crate::runtime) fn file_system(&self) -> Option<FileSystem> {
+        space::file_system(&self.root)
     }
 
     /// Makes the pod's directories and brings its volumes up to date.

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::Path;
 
+use hawser_wire::stream::{FileSystem, Space as Taken};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags};
 
 use crate::runtime::Space;
@@ -46,6 +47,22 @@ pub(in crate::runtime) fn of(path: &Path) -> io::Result<Space> {
         }
     }
     Ok(space)
+}
+
+/// The file system that a path is on.
+pub(in crate::runtime) fn file_system(path: &Path) -> Option<FileSystem> {
+    let found = rustix::fs::statvfs(path).ok()?;
+    let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
+    Some(FileSystem {
+        capacity_bytes: bytes(found.f_blocks),
+        available_bytes: bytes(found.f_bavail),
+        inodes: found.f_files,
+        inodes_free: found.f_ffree,
+        used: Taken {
+            bytes: bytes(found.f_blocks.saturating_sub(found.f_bfree)),
+            inodes: found.f_files.saturating_sub(found.f_ffree),
+        },
+    })
 }
 
 impl Space {

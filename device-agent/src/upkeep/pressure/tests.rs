@@ -52,7 +52,7 @@ impl Service for Told {
             PodStats { pod, started: None, containers: vec![container] }
         };
         let pods = pods.into_iter().map(stats).collect();
-        Ok(Stats { at: DeviceTime(0), node: Usage::default(), started: None, pods })
+        Ok(Stats { at: DeviceTime(0), node: Usage::default(), started: None, pods, disk: None })
     }
 }
 

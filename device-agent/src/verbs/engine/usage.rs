@@ -37,7 +37,8 @@ impl Gauge {
         let names: Vec<String> = used.containers.iter().map(|container| container.name.clone()).collect();
         let looking = tokio::task::spawn_blocking(move || (machine(), processes(&names)));
         let (node, processes) = looking.await.map_err(|error| failed(format!("measure the device: {error}")))?;
-        let stats = Stats { at: now, node, started: Some(started(now)), pods: pods(used, &processes, now) };
+        let pods = pods(used, &processes, now);
+        let stats = Stats { at: now, node, started: Some(started(now)), pods, disk: None };
         *last = Some((since_boot(), stats.clone()));
         Ok(stats)
     }
