@@ -27,13 +27,26 @@ pub struct Kubectl {
 impl Kubectl {
     /// `None`, with a word about it, where kubectl is missing.
     pub fn of(world: &World) -> Option<Self> {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let found = std::env::split_paths(&path).map(|folder| folder.join("kubectl")).find(|program| program.is_file());
+        let found = in_path("kubectl");
         if found.is_none() {
             println!("NOT TESTED: kubectl is not in PATH");
         }
+        Some(Self::running(found?, world))
+    }
+
+    /// That of an older release, such as `1.28`. `None`, with a word about it, where it is missing.
+    pub fn of_release(world: &World, release: &str) -> Option<Self> {
+        let name = format!("kubectl{release}");
+        let found = in_path(&name);
+        if found.is_none() {
+            println!("NOT TESTED: {name} is not in PATH (e2e/cluster/build kubectls)");
+        }
+        Some(Self::running(found?, world))
+    }
+
+    fn running(program: PathBuf, world: &World) -> Self {
         let (kubeconfig, namespace) = (world.kubeconfig(), world.namespace().to_owned());
-        Some(Self { program: found?, kubeconfig, namespace, environment: Vec::new() })
+        Self { program, kubeconfig, namespace, environment: Vec::new() }
     }
 
     /// As one from before Kubernetes 1.30, which speaks SPDY and no WebSocket.
@@ -100,6 +113,11 @@ impl Kubectl {
         let lines = BufReader::new(child.stdout.take().context("stdout")?).lines();
         Ok(Running { child, lines })
     }
+}
+
+fn in_path(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|program| program.is_file())
 }
 
 /// A kubectl that runs.

@@ -27,5 +27,6 @@ mod verbs_faults;
 mod verbs_logs;
 mod verbs_node;
 mod verbs_ports;
+mod verbs_releases;
 mod verbs_top;
 mod workloads;
