@@ -1,19 +1,14 @@
-//! A device with the runtime `cri`, through hub and bridge, beside a kubelet: on the same control plane, each with a
-//! containerd of its own (a kubelet takes every pod of its engine for its own), in turns.
+//! How long containers take to come and go on a device and on a kubelet, in turns.
 
-use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use hawser_e2e::engine::Engine;
-use hawser_e2e::kubelet::Kubelet;
 use hawser_e2e::recipes::{self, contained};
-use hawser_e2e::world::Setting;
 use kube::Api;
 
 use crate::latency::{Place, print};
-use crate::memory::{HEARTBEAT, mib, pss_kib};
+use crate::memory::{mib, pss_kib};
+use crate::pair::Pair;
 
 const ONE_BY_ONE: u32 = 30;
 const BURST: u32 = 20;
@@ -50,15 +45,8 @@ impl Side {
 }
 
 pub(crate) async fn run() -> Result<()> {
-    let Some(program) = std::env::var_os("HAWSER_KUBELET").map(PathBuf::from) else {
-        println!("NOT MEASURED: it takes a control plane, a kubelet and root: run e2e/cluster/bench");
-        return Ok(());
-    };
-    let kubeconfig = PathBuf::from(std::env::var_os("KUBECONFIG").context("KUBECONFIG names no cluster")?);
-    let pki = kubeconfig.parent().context("the folder of the control plane")?.join("pki");
-    let setting = Setting::of("bench-containers").devices(1).heartbeat_seconds(HEARTBEAT);
-    let world = setting.engine(Arc::new(Engine::start()?)).untainted().start().await?;
-    let kubelet = Kubelet::start(&program, &pki, &kubeconfig, Arc::new(Engine::start()?)).await?;
+    let Some(pair) = Pair::start("bench-containers").await? else { return Ok(()) };
+    let Pair { world, kubelet } = &pair;
     let agent = world.agent_pid(0).context("the agent runs")?;
     let pid = kubelet.pid().context("the kubelet runs")?;
     let mut sides = [
@@ -108,6 +96,5 @@ pub(crate) async fn run() -> Result<()> {
             print(&format!("{}: {what}, {how}", side.name), &mut side.samples[index]);
         }
     }
-    kubelet.end().await?;
-    world.end().await
+    pair.end().await
 }

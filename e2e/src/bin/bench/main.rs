@@ -1,20 +1,21 @@
 //! Measures and prints, for `docs/benchmarks.md`. Asserts nothing about speed or size.
 //!
-//! `cargo run --release -p hawser-e2e --bin bench [latency] [agent] [wire] [streams] [bridge] [sizes] [containers]`; without a
-//! name, all of them. `containers` needs what `e2e/cluster/bench` starts before it.
+//! `cargo run --release -p hawser-e2e --bin bench [latency] [agent] [wire] [streams] [bridge] [sizes] [containers]
+//! [verbs]`; without a name, all of them. `containers` and `verbs` need what `e2e/cluster/bench` starts before them.
 //! `bridge:10000` is the bridge with so many devices.
 
 mod bridge;
 mod containers;
 mod latency;
 mod memory;
+mod pair;
 mod simulated;
 mod sizes;
 mod streams;
 
 use anyhow::{Context, Result, bail};
 
-const ALL: [&str; 7] = ["latency", "agent", "wire", "streams", "bridge", "sizes", "containers"];
+const ALL: [&str; 8] = ["latency", "agent", "wire", "streams", "bridge", "sizes", "containers", "verbs"];
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -36,6 +37,7 @@ async fn main() -> Result<()> {
             "bridge" => bridge::run(devices).await?,
             "sizes" => sizes::run(),
             "containers" => containers::run().await?,
+            "verbs" => Box::pin(streams::beside_a_kubelet()).await?,
             other => bail!("there is no bench `{other}`; there are {}", ALL.join(", ")),
         }
     }
