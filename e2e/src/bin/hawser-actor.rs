@@ -2,13 +2,17 @@
 //! shims of workloads are started from it by their first argument, as from `hawser-agent`. It can also be a workload that
 //! listens, since not every machine has one.
 
+use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
-use std::process::ExitCode;
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::process::{CommandExt, parent_id};
+use std::process::{Command, ExitCode};
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
     if arguments.next().is_some_and(|first| first == "shim") {
+        live_in_the_time_of_the_agent();
         return device_agent::shim::main(arguments);
     }
     match std::env::var("HAWSER_ACTOR").as_deref() {
@@ -19,6 +23,26 @@ fn main() -> ExitCode {
             eprintln!("error: HAWSER_ACTOR is {other:?}: set it to `hawser`, `hawser-agent` or `echo`");
             ExitCode::from(2)
         }
+    }
+}
+
+/// Shims start with an empty environment. One whose agent was given another clock by its environment is on the same device,
+/// so it has the same clock: it starts again with that part of the agent's environment. (The agent waits for it meanwhile.)
+fn live_in_the_time_of_the_agent() {
+    const PRETENDED: [&[u8]; 3] = [b"LD_PRELOAD", b"FAKETIME", b"FAKETIME_DONT_FAKE_MONOTONIC"];
+    if std::env::var_os("FAKETIME").is_some() {
+        return;
+    }
+    let agent = std::fs::read(format!("/proc/{}/environ", parent_id())).unwrap_or_default();
+    let variables = agent.split(|byte| *byte == 0).filter_map(|variable| {
+        let (name, value) = variable.split_at(variable.iter().position(|byte| *byte == b'=')?);
+        PRETENDED.contains(&name).then(|| [name, &value[1..]].map(|part| OsString::from_vec(part.to_vec())))
+    });
+    let variables: Vec<_> = variables.map(|[name, value]| (name, value)).collect();
+    if variables.iter().any(|(name, _)| name == "FAKETIME") {
+        let mut again = Command::new("/proc/self/exe");
+        let error = again.args(std::env::args_os().skip(1)).envs(variables).exec();
+        eprintln!("error: the shim cannot start again in the time of its agent: {error}");
     }
 }
 

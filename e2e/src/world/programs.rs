@@ -102,20 +102,27 @@ impl World {
         self.devices[number].agent.start(self.agent_command(number))
     }
 
-    /// Starts an agent whose wall clock says 1970, by the library of Debian's package `faketime`. `false`, with a word about
-    /// it: the library is missing, and the agent was started with the right time.
+    /// Starts an agent whose wall clock says 1970. `false`, with a word about it: it was started with the right time.
     pub async fn start_agent_in_1970(&self, number: usize) -> Result<bool> {
+        self.start_agent_with_clock(number, "@1970-01-01 00:01:00")
+    }
+
+    /// Starts an agent whose wall clock is ten years behind, as are those of the shims that it starts. `false`, with a word
+    /// about it: it was started with the right time.
+    pub async fn start_agent_years_behind(&self, number: usize) -> Result<bool> {
+        self.start_agent_with_clock(number, "-10y")
+    }
+
+    /// The clock is pretended by the library of Debian's package `faketime`.
+    fn start_agent_with_clock(&self, number: usize, clock: &str) -> Result<bool> {
         let library = Path::new("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1");
         let mut agent = self.agent_command(number);
         let pretends = library.exists();
         if pretends {
-            agent
-                .env("LD_PRELOAD", library)
-                .env("FAKETIME", "@1970-01-01 00:01:00")
-                .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+            agent.env("LD_PRELOAD", library).env("FAKETIME", clock).env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
         } else {
             println!(
-                "NOT TESTED: the clock at 1970 (install Debian's package faketime); the rest of the story goes on"
+                "NOT TESTED: a clock that is wrong (install Debian's package faketime); the rest of the story goes on"
             );
         }
         self.devices[number].agent.start(agent)?;

@@ -1,6 +1,6 @@
 //! The verbs of kubectl on containers of an engine. What they do on programs of the host is told in the other files.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use hawser_e2e::kubectl::Kubectl;
@@ -11,7 +11,7 @@ use hawser_lab::table::pod_is_ready;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::json;
 
-use crate::verbs_exec::noise;
+use crate::verbs_exec::{a_terminal_is_resized, noise};
 use crate::verbs_ports::{exchange, forwarded_to};
 
 /// A pod that waits to be told what to do.
@@ -44,6 +44,77 @@ async fn a_command_runs_in_a_container_of_an_engine() -> Result<()> {
         assert!(back.status.success() && back.stdout == bytes, "{:?}, {} bytes", back.status, back.stdout.len());
     }
     world.end().await
+}
+
+/// A pod that sees the witnesses of its world, and waits to be told what to do or does this.
+fn witnessing(world: &World, name: &str, script: &str) -> Pod {
+    let folder = world.folder();
+    let more = json!({
+        "restartPolicy": "Never",
+        "containers": [{
+            "name": "main", "image": "host", "command": ["sh", "-c", script],
+            "volumeMounts": [{ "name": "witnesses", "mountPath": folder }],
+        }],
+        "volumes": [{ "name": "witnesses", "hostPath": { "path": folder } }],
+    });
+    contained(&recipes::pod_with(name, world.device(0), "", more))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_terminal_in_a_container_has_a_size_and_hears_of_a_new_one() -> Result<()> {
+    let Some(world) = World::start_with_containers("contained-tty", 1).await? else { return Ok(()) };
+    let Some(kubectl) = Kubectl::of(&world) else { return world.end().await };
+    let pod = world.create_pod(&witnessing(&world, "box", "exec sleep 1000")).await?;
+    world.pod_ready(&pod).await?;
+    a_terminal_is_resized(&world, &kubectl).await?;
+    world.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_an_engine_writes_is_followed_through_its_rotations() -> Result<()> {
+    const STEPS: u32 = 9;
+    const ROTATED_AFTER: [u32; 2] = [3, 6];
+    // One step is enough for a file to be rotated.
+    const LINES: u32 = 5_000;
+    const WIDTH: usize = 1_000;
+    let Some(world) = World::start_with_containers("contained-rotate", 1).await? else { return Ok(()) };
+    let Some(kubectl) = Kubectl::of(&world) else { return world.end().await };
+    let steps = world.witness("steps");
+    // It waits until each step has been read.
+    let script = format!(
+        "rest=$(printf %0{WIDTH}d 0); for step in $(seq 1 {STEPS}); do \
+         seq $(((step - 1) * {LINES} + 1)) $((step * {LINES})) | sed \"s/$/ $rest/\"; \
+         until [ $(cat {path} 2>/dev/null || echo 0) -ge $step ]; do sleep 0.1; done; done",
+        path = steps.path()
+    );
+    let pod = world.create_pod(&witnessing(&world, "much", &script)).await?;
+    world.pod_ready(&pod).await?;
+    let mut follower = kubectl.start(&["logs", "-f", "much"])?;
+    for number in 1..=STEPS * LINES {
+        let line = follower.line().await?;
+        assert!(line.as_deref() == Some(&*format!("{number} {:0WIDTH$}", 0)), "{number} should come, not {line:?}");
+        let step = number / LINES;
+        if number % LINES == 0 {
+            if let Some(at) = ROTATED_AFTER.iter().position(|rotated| *rotated == step) {
+                let part = format!("0.log.{}", at + 1);
+                eventually("the log is rotated", SOON, || async { named(world.state_of(0), &part).ok_or(&part) })
+                    .await?;
+            }
+            steps.write(&step.to_string())?;
+        }
+    }
+    assert_eq!(follower.end().await?, (Some(0), Vec::new(), String::new()));
+    let last = kubectl.says(&["logs", "much", "--tail=1"]).await?;
+    assert!(last.starts_with(&format!("{} 0", STEPS * LINES)), "{last}");
+    world.end().await
+}
+
+/// A file of this name, anywhere below this folder.
+fn named(folder: &Path, name: &str) -> Option<PathBuf> {
+    let paths = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let (folders, files): (Vec<_>, Vec<_>) = paths.partition(|path| path.is_dir() && !path.is_symlink());
+    let here = files.into_iter().find(|path| path.file_name().is_some_and(|found| found == name));
+    here.or_else(|| folders.iter().find_map(|folder| named(folder, name)))
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,7 @@
 //! `kubectl logs`.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 use hawser_e2e::kubectl::Kubectl;
 use hawser_e2e::recipes;
@@ -118,6 +120,7 @@ async fn the_log_of_a_life_before_the_last_crash_is_kept() -> Result<()> {
     world.pod_until(&pod, "restarted and running", |pod| restarts(pod) == 1 && pod_is_ready(pod)).await?;
     assert_eq!(kubectl.says(&["logs", "twice"]).await?, "life 2\n");
     assert_eq!(kubectl.says(&["logs", "twice", "--previous"]).await?, "life 1\n");
+    assert_eq!(kubectl.says(&["logs", "twice", "-p", "--tail=1"]).await?, "life 1\n");
     world.end().await
 }
 
@@ -146,6 +149,15 @@ async fn every_container_has_its_own_log() -> Result<()> {
     lines.sort_unstable();
     let expected = ["[pod/pair/before] first of all", "[pod/pair/left] I am left", "[pod/pair/right] I am right"];
     assert_eq!(lines, expected);
+    // kubectl counts before it asks.
+    let all = ["logs", "-f", "pair", "--all-containers", "--max-log-requests"];
+    let (_, told) = kubectl.fails(&[&all[..], &["2"]].concat()).await?;
+    assert!(told.contains("attempting to follow 3 log streams, but maximum allowed concurrency is 2"), "{told}");
+    let mut follower = kubectl.start(&[&all[..], &["3"]].concat())?;
+    let mut lines = [follower.line().await?, follower.line().await?, follower.line().await?];
+    lines.sort_unstable();
+    assert_eq!(lines.map(Option::unwrap_or_default), ["I am left", "I am right", "first of all"]);
+    follower.kill().await?;
     assert_eq!(kubectl.says(&["logs", "pair"]).await?, "I am left\n");
     assert_eq!(kubectl.says(&["logs", "pair", "-c", "before"]).await?, "first of all\n");
     let (_, told) = kubectl.fails(&["logs", "pair", "-c", "middle"]).await?;
@@ -185,6 +197,63 @@ async fn a_log_is_followed_through_its_rotations() -> Result<()> {
     let last = kubectl.says(&["logs", "much", "--tail=2"]).await?;
     assert_eq!(last, format!("{}\n{}\n", STEPS * LINES - 1, STEPS * LINES));
     world.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn log_times_are_the_clusters_where_the_clock_of_a_device_is_years_behind() -> Result<()> {
+    let world = World::start("logs-behind", 1).await?;
+    let Some(kubectl) = Kubectl::of(&world) else { return world.end().await };
+    world.kill_agent(0).await?;
+    let behind = world.start_agent_years_behind(0).await?;
+    world.node_ready(0).await?;
+    let go = world.witness("go");
+    let script = format!("echo one; {}; echo two; exec sleep 1000", until(&go.path()));
+    let pod = world.create_pod(&recipes::pod("talks", world.device(0), &script)).await?;
+    world.pod_ready(&pod).await?;
+    let shows = async |arguments: &[&str], expected: &str| {
+        let arguments = [&["logs", "talks"], arguments].concat();
+        eventually(&format!("{arguments:?} shows {expected:?}"), SOON, || async {
+            match kubectl.says(&arguments).await {
+                Ok(text) if text == expected => Ok(()),
+                other => Err(other),
+            }
+        })
+        .await
+    };
+    shows(&[], "one\n").await?;
+    // The age of a line is what it is, whatever the clocks say.
+    shows(&["--since=1s"], "").await?;
+    shows(&["--since=1h"], "one\n").await?;
+    // Between the lines, with a distance from both that no offset is wrong by.
+    tokio::time::sleep(CLEARLY).await;
+    let between = now();
+    tokio::time::sleep(CLEARLY).await;
+    go.write("now")?;
+    shows(&[], "one\ntwo\n").await?;
+    let since = |at: jiff::Timestamp| format!("--since-time={at:.0}");
+    shows(&[&since(between)], "two\n").await?;
+    shows(&[&since(between - jiff::SignedDuration::from_hours(1))], "one\ntwo\n").await?;
+    shows(&[&since(now() + jiff::SignedDuration::from_hours(1))], "").await?;
+    // Lines are shown as they were written: nobody knows how wrong the clock was then.
+    let timed = kubectl.says(&["logs", "talks", "--timestamps"]).await?;
+    for (line, text) in timed.lines().zip(["one", "two"]) {
+        let (time, rest) = line.split_once(' ').with_context(|| timed.clone())?;
+        let years = now().duration_since(time.parse::<jiff::Timestamp>()?).as_hours() / (24 * 365);
+        assert_eq!((years, rest), (if behind { 10 } else { 0 }, text), "{timed}");
+    }
+    // Who follows it meanwhile sees lines as they come.
+    let mut follower = kubectl.start(&["logs", "-f", "talks", "--since-time", &format!("{between:.0}")])?;
+    assert_eq!(follower.line().await?.as_deref(), Some("two"));
+    follower.kill().await?;
+    world.end().await
+}
+
+/// Longer than the offset of a device's clock is known wrongly on a slow machine.
+const CLEARLY: Duration = Duration::from_secs(3);
+
+#[expect(clippy::disallowed_methods, reason = "what an operator reads off the clock on the wall")]
+fn now() -> jiff::Timestamp {
+    jiff::Timestamp::now()
 }
 
 #[tokio::test(flavor = "multi_thread")]

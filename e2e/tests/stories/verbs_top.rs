@@ -5,11 +5,12 @@ use std::process::Stdio;
 
 use anyhow::{Context, Result};
 use hawser_e2e::ground::on_cluster;
-use hawser_e2e::kubectl::Kubectl;
-use hawser_e2e::recipes;
+use hawser_e2e::kubectl::{Kubectl, finished};
+use hawser_e2e::recipes::{self, contained};
 use hawser_e2e::tls::Authority;
 use hawser_e2e::wait::{SOON, eventually};
 use hawser_e2e::world::{Port, World};
+use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 
@@ -20,26 +21,71 @@ const LOG: &str = "metrics-server.log";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn top_shows_what_nodes_and_containers_use() -> Result<()> {
-    let Some(program) = metrics_server() else {
-        println!("NOT TESTED: kubectl top: metrics-server is not in PATH (e2e/cluster/build metrics-server)");
-        return Ok(());
-    };
-    if !on_cluster() {
-        println!("NOT TESTED: kubectl top: the lab's API server passes nothing on to other API servers");
-        return Ok(());
-    }
+    let Some(program) = can_be_shown() else { return Ok(()) };
     let world = World::start("top", 1).await?;
+    top_is_shown(world, &program, Issuer::Own, |pod| pod).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn top_shows_what_containers_of_an_engine_use() -> Result<()> {
+    let Some(program) = can_be_shown() else { return Ok(()) };
+    let Some(world) = World::start_with_containers("contained-top", 1).await? else { return Ok(()) };
+    top_is_shown(world, &program, Issuer::Cluster, |pod| contained(&pod)).await
+}
+
+/// The metrics-server; `None`, with a word about it, where this story cannot be told.
+fn can_be_shown() -> Option<PathBuf> {
+    let program = metrics_server();
+    if program.is_none() {
+        println!("NOT TESTED: kubectl top: metrics-server is not in PATH (e2e/cluster/build metrics-server)");
+    } else if !on_cluster() {
+        println!("NOT TESTED: kubectl top: the lab's API server passes nothing on to other API servers");
+        return None;
+    }
+    program
+}
+
+/// Whose certificate the bridge shows.
+enum Issuer {
+    /// An operator's.
+    Own,
+    /// The cluster's, for certificates of kubelets.
+    Cluster,
+}
+
+impl Issuer {
+    /// The files of a certificate, its key and its authority.
+    async fn issue(self, world: &World, kubectl: &Kubectl) -> Result<[String; 3]> {
+        let [certificate, key, ca] =
+            ["kubelet.crt", "kubelet.key", "kubelet-ca.crt"].map(|name| world.folder().join(name));
+        match self {
+            Self::Own => {
+                let authority = Authority::new()?;
+                let (issued, of_it) = authority.issue(ADDRESS)?;
+                std::fs::write(&certificate, issued)?;
+                std::fs::write(&key, of_it)?;
+                std::fs::write(&ca, authority.certificate())?;
+            }
+            Self::Cluster => {
+                let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/kubelet-certificate.md");
+                let page = std::fs::read_to_string(page)?;
+                let commands = page.split_once("```sh\n").and_then(|(_, rest)| rest.split_once("```"));
+                let mut shell = Command::new("sh");
+                shell.args(["-eu", "-c", commands.context("the page has commands")?.0]).current_dir(world.folder());
+                shell.env("KUBECONFIG", world.kubeconfig()).env("ADDRESS", ADDRESS);
+                let output = finished(shell, Vec::new()).await?;
+                anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+                let root = kubectl.says(&["get", "configmap", "kube-root-ca.crt", "-o", "jsonpath={.data.ca\\.crt}"]);
+                std::fs::write(&ca, root.await?)?;
+            }
+        }
+        Ok([certificate, key, ca].map(|path| path.display().to_string()))
+    }
+}
+
+async fn top_is_shown(world: World, program: &Path, issuer: Issuer, kind: impl Fn(Pod) -> Pod) -> Result<()> {
     let Some(kubectl) = Kubectl::of(&world) else { return world.end().await };
-    let folder = world.folder();
-    let authority = Authority::new()?;
-    let (certificate, key) = authority.issue(ADDRESS)?;
-    let file = |name: &str, text: &str| -> Result<String> {
-        let path = folder.join(name);
-        std::fs::write(&path, text)?;
-        Ok(path.display().to_string())
-    };
-    let (certificate, key) = (file("kubelet.crt", &certificate)?, file("kubelet.key", &key)?);
-    let ca = file("kubelet-ca.crt", &authority.certificate())?;
+    let [certificate, key, ca] = issuer.issue(&world, &kubectl).await?;
     world.kill_bridge().await?;
     let listen = format!("{ADDRESS}:0");
     world.start_bridge_with(&[
@@ -53,7 +99,8 @@ async fn top_shows_what_nodes_and_containers_use() -> Result<()> {
         &key,
     ])?;
     world.node_ready(0).await?;
-    let pod = world.create_pod(&recipes::pod("steady", world.device(0), "while :; do sleep 0.1; done")).await?;
+    let busy = recipes::pod("steady", world.device(0), "while :; do sleep 0.1; done");
+    let pod = world.create_pod(&kind(busy)).await?;
     world.pod_ready(&pod).await?;
 
     let port = Port::take()?;
@@ -64,7 +111,7 @@ async fn top_shows_what_nodes_and_containers_use() -> Result<()> {
     for (namespace, objects) in &objects {
         kubectl.answers(&["apply", "-n", namespace, "-f", "-"], objects.clone()).await?;
     }
-    let shown = shown(&world, &kubectl, &program, &ca, port.address().port()).await;
+    let shown = shown(&world, &kubectl, program, &ca, port.address().port()).await;
     // Also after a failure: an API that nobody serves holds up the end of every namespace.
     for (namespace, objects) in &objects {
         kubectl.answers(&["delete", "-n", namespace, "-f", "-"], objects.clone()).await?;
