@@ -104,29 +104,34 @@ impl World {
 
     /// Starts an agent whose wall clock says 1970. `false`, with a word about it: it was started with the right time.
     pub async fn start_agent_in_1970(&self, number: usize) -> Result<bool> {
-        self.start_agent_with_clock(number, "@1970-01-01 00:01:00")
+        Ok(self.start_agent_with_clock(number, "@1970-01-01 00:01:00")?.is_some())
     }
 
     /// Starts an agent whose wall clock is ten years behind, as are those of the shims that it starts. `false`, with a word
     /// about it: it was started with the right time.
     pub async fn start_agent_years_behind(&self, number: usize) -> Result<bool> {
-        self.start_agent_with_clock(number, "-10y")
-    }
-
-    /// The clock is pretended by the library of Debian's package `faketime`.
-    fn start_agent_with_clock(&self, number: usize, clock: &str) -> Result<bool> {
-        let library = Path::new("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1");
         let mut agent = self.agent_command(number);
-        let pretends = library.exists();
+        let pretends = pretend(&mut agent);
         if pretends {
-            agent.env("LD_PRELOAD", library).env("FAKETIME", clock).env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
-        } else {
-            println!(
-                "NOT TESTED: a clock that is wrong (install Debian's package faketime); the rest of the story goes on"
-            );
+            // Not a clock that can be set: the shims have to have it too.
+            agent.env("FAKETIME", "-10y");
         }
         self.devices[number].agent.start(agent)?;
         Ok(pretends)
+    }
+
+    /// Starts an agent whose wall clock can be set while it runs. `None`, with a word about it: it was started with the right
+    /// time.
+    pub fn start_agent_with_clock(&self, number: usize, time: &str) -> Result<Option<WallClock>> {
+        let clock = WallClock { file: self.folder.path().join(format!("clock-{number}")) };
+        clock.set(time)?;
+        let mut agent = self.agent_command(number);
+        let pretends = pretend(&mut agent);
+        if pretends {
+            agent.env("FAKETIME_TIMESTAMP_FILE", &clock.file).env("FAKETIME_NO_CACHE", "1");
+        }
+        self.devices[number].agent.start(agent)?;
+        Ok(pretends.then_some(clock))
     }
 
     /// Starts an agent that may read its state and not write it. It is alone in that: what already runs, and other
@@ -307,6 +312,36 @@ impl World {
     fn rope(&self, number: usize) -> &Rope {
         self.devices[number].rope.as_ref().expect("there is no rope where the hub speaks TLS")
     }
+}
+
+/// The wall clock of one agent.
+#[derive(Debug)]
+pub struct WallClock {
+    file: PathBuf,
+}
+
+impl WallClock {
+    /// Sets it, in the words of `faketime`: `+10d` is ten days ahead, `@1970-01-01 00:01:00` a point in time.
+    pub fn set(&self, time: &str) -> Result<()> {
+        // In one step, or the agent could read the half of it.
+        let draft = self.file.with_extension("draft");
+        std::fs::write(&draft, time)?;
+        Ok(std::fs::rename(draft, &self.file)?)
+    }
+}
+
+/// Lets a program see another wall clock, and no other monotonic one, by the library of Debian's package `faketime`. `false`,
+/// with a word about it, where that cannot be arranged.
+fn pretend(program: &mut Command) -> bool {
+    let library = Path::new("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1");
+    if !library.exists() {
+        println!(
+            "NOT TESTED: a clock that is wrong (install Debian's package faketime); the rest of the story goes on"
+        );
+        return false;
+    }
+    program.env("LD_PRELOAD", library).env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+    true
 }
 
 fn join_command(join: &Join, state: &Path, hub: &str, ca: Option<&Path>) -> Command {

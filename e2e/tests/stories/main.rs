@@ -4,6 +4,7 @@
 //! names when `HAWSER_E2E=cluster`. The programs are real processes in both: hub, bridge, agents, workloads.
 
 mod containers;
+mod containers_clock;
 mod containers_disk;
 mod containers_images;
 mod containers_storage;
