@@ -78,8 +78,8 @@ pub(crate) async fn beside_a_kubelet() -> Result<()> {
     pair.end().await
 }
 
-/// Less than what is kept of a log.
-const WRITE: &str = "yes 'a line of a log as programs write it, which is neither short nor very long: 0123456789' | head -c 8000000; exec sleep 100000";
+/// Less than what is kept of a log; a kubelet shows none of a part that it has rotated away, which it does at 10 MiB.
+const WRITE: &str = "yes 'a line of a log as programs write it, which is neither short nor very long: 0123456789' | head -c 5000000; exec sleep 100000";
 
 /// Somebody who runs pods, for kubectl to look at.
 struct Side {
