@@ -108,6 +108,19 @@ impl Hierarchies {
         self.with(controller).map(Hierarchy::version)
     }
 
+    /// Sets what of the limits belongs to this controller, where there is one, and the cgroup in it.
+    pub(crate) fn change(&self, controller: &str, path: &Path, limits: &Limits) -> io::Result<()> {
+        let Some(hierarchy) = self.with(controller) else { return Ok(()) };
+        let dir = hierarchy.root.join(path);
+        if !dir.is_dir() {
+            return Ok(());
+        }
+        match hierarchy.version() {
+            Version::V1 => set_v1(&dir, controller, limits),
+            Version::V2 => set_v2(&dir, controller, limits),
+        }
+    }
+
     /// The weight of a cgroup, as version 1 has it.
     pub(crate) fn shares(&self, path: &Path) -> Option<u64> {
         let hierarchy = self.with("cpu")?;
@@ -117,6 +130,37 @@ impl Hierarchies {
             Version::V1 => read("cpu.shares"),
             Version::V2 => read("cpu.weight").map(shares_of),
         }
+    }
+
+    /// How much memory is used in a cgroup, and how much may be: far more than there is if it is not limited.
+    pub(crate) fn memory(&self, path: &Path) -> Option<(u64, u64)> {
+        let hierarchy = self.with("memory")?;
+        let dir = hierarchy.root.join(path);
+        let read = |file: &str| match fs::read_to_string(dir.join(file)).ok()?.trim() {
+            "max" => Some(u64::MAX),
+            number => number.parse().ok(),
+        };
+        match hierarchy.version() {
+            Version::V1 => read("memory.usage_in_bytes").zip(read("memory.limit_in_bytes")),
+            Version::V2 => read("memory.current").zip(read("memory.max")),
+        }
+    }
+
+    /// How many thousandths of a processor may be used in a cgroup; `None`: as many as there are.
+    pub(crate) fn cpu_limit(&self, path: &Path) -> Option<u64> {
+        let hierarchy = self.with("cpu")?;
+        let dir = hierarchy.root.join(path);
+        let read = |file: &str| fs::read_to_string(dir.join(file)).ok();
+        let (quota, period) = match hierarchy.version() {
+            Version::V1 => (read("cpu.cfs_quota_us")?, read("cpu.cfs_period_us")?),
+            Version::V2 => {
+                let both = read("cpu.max")?;
+                let (quota, period) = both.trim().split_once(' ')?;
+                (quota.to_owned(), period.to_owned())
+            }
+        };
+        let (quota, period): (u64, u64) = (quota.trim().parse().ok()?, period.trim().parse().ok()?);
+        quota.saturating_mul(1_000).checked_div(period)
     }
 
     fn with(&self, controller: &str) -> Option<&Hierarchy> {

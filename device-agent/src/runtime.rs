@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hawser_wire::PodUid;
-use hawser_wire::deployment::{EdgeDeployment, PullPolicy, Volume, VolumeSource};
+use hawser_wire::deployment::{EdgeDeployment, PullPolicy, Resources, Volume, VolumeSource};
 use hawser_wire::report::{Condition, Image};
 use hawser_wire::stream::FileSystem;
 use serde::{Deserialize, Serialize};
@@ -129,6 +129,16 @@ pub trait Runtime: Send + Sync + 'static {
         command: Vec<String>,
         limit: Option<Duration>,
     ) -> impl Future<Output = Result<Executed, ExecError>> + Send;
+
+    /// Whether the containers of this pod can be given other limits and requests while they run, and if not, why. Pure.
+    fn refuse_resize(&self, _pod: &EdgeDeployment) -> Option<String> {
+        Some("the runtime of the device cannot resize pods".to_owned())
+    }
+
+    /// Gives other limits and requests to the pod and to containers of it that run. One that has ended meanwhile is done.
+    fn resize(&self, _to: NewSize) -> impl Future<Output = Resized> + Send {
+        async { Resized { done: Vec::new(), problem: Some("the runtime of the device cannot resize pods".to_owned()) } }
+    }
 
     /// Removes what is left of a container that has ended.
     fn remove(&self, id: ContainerId) -> impl Future<Output = Result<(), RuntimeError>> + Send;
@@ -341,6 +351,24 @@ pub enum Signal {
     Term,
     /// End.
     Kill,
+}
+
+/// Other limits and requests for a pod.
+#[derive(Debug, Clone)]
+pub struct NewSize {
+    /// The pod, with those that it is to have.
+    pub spec: Arc<EdgeDeployment>,
+    /// Its containers that run with others, and with which ones; `None`: nobody remembers.
+    pub containers: Vec<(ContainerId, Option<Resources>)>,
+}
+
+/// What became of [`Runtime::resize`].
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Resized {
+    /// The containers that have what they are to have.
+    pub done: Vec<ContainerId>,
+    /// Why not all of it holds. It is tried again.
+    pub problem: Option<String>,
 }
 
 /// The place of a pod.

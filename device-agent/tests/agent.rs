@@ -72,6 +72,7 @@ impl World {
             engine: None,
             priority: None,
             ephemeral_containers: Vec::new(),
+            generation: None,
         };
         let object = encode(&spec);
         let reference = ObjectRef { hash: ContentHash::of(&object), len: object.len() as u64 };
@@ -179,6 +180,7 @@ fn container() -> Container {
         interactive: None,
         confinement: None,
         care: None,
+        restart_to_resize: None,
     }
 }
 

@@ -66,8 +66,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{NodeName, PodRef, Revision};
 
+mod resize;
 pub mod stats;
 pub mod streams;
+
+pub use resize::{GivenResources, ResizeCondition, Resized, Resizing};
 
 use stats::NodeStats;
 use streams::{Channels, Connection, LogOptions, Output, Process, StreamError};
@@ -290,6 +293,22 @@ pub struct PodReport {
     pub containers: Vec<ContainerStatus>,
     /// One per ephemeral container that is known.
     pub ephemeral_containers: Vec<ContainerStatus>,
+    /// Which form of the pod the provider acts on.
+    pub acts_on: ActsOn,
+    /// What the pod and its containers were given, and how far it is with changes of that.
+    pub resize: Resizing,
+}
+
+/// Which form of a pod a provider acts on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ActsOn {
+    /// The one that was applied last.
+    #[default]
+    Applied,
+    /// The one of this generation.
+    Generation(i64),
+    /// An older one than the one that was applied last.
+    Older,
 }
 
 /// `status.phase`.

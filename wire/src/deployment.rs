@@ -74,6 +74,9 @@ pub struct EdgeDeployment {
     #[n(15)]
     #[cbor(default, skip_if = "Vec::is_empty")]
     pub ephemeral_containers: Vec<EphemeralContainer>,
+    /// How often its description was changed, counted as its `metadata.generation`; `None`: never.
+    #[n(16)]
+    pub generation: Option<u64>,
 }
 
 /// What a container is to its pod.
@@ -122,6 +125,7 @@ impl EdgeDeployment {
             engine: None,
             priority: None,
             ephemeral_containers: Vec::new(),
+            generation: None,
         }
     }
 

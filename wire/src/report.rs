@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 use minicbor::{CborLen, Decode, Encode};
 
 use crate::codec::Open;
+use crate::deployment::Resources;
 use crate::ids::{BootId, ContentHash, DeviceTime, Digest, PodUid};
 
 /// Several things said at once. Each has its own number and is acknowledged by it.
@@ -94,6 +95,48 @@ pub struct WorkloadReport {
     #[n(10)]
     #[cbor(default, skip_if = "Vec::is_empty")]
     pub ephemeral_containers: Vec<ContainerReport>,
+    /// How far it is with changes of its limits and requests; `None`: the device does not know how to make them.
+    #[n(11)]
+    pub resize: Option<Resize>,
+}
+
+/// How far a pod is with changes of its limits and requests. Nothing in it: it has what its edge deployment says.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode, CborLen)]
+pub struct Resize {
+    /// Why it does not get what its edge deployment says.
+    #[n(0)]
+    pub pending: Option<ResizePending>,
+    /// It gets it, but not all of it has been applied.
+    #[n(1)]
+    pub in_progress: Option<ResizeInProgress>,
+    /// What the pod as a whole was given, if it asks for that.
+    #[n(2)]
+    pub whole: Option<Resources>,
+}
+
+/// Why a pod does not get other limits and requests.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, CborLen)]
+pub struct ResizePending {
+    /// Whether it never will; else it does when there is room.
+    #[n(0)]
+    pub infeasible: bool,
+    /// A sentence.
+    #[n(1)]
+    pub message: String,
+    /// The generation of the pod that asks for it.
+    #[n(2)]
+    pub generation: Option<u64>,
+}
+
+/// Other limits and requests that are being applied.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, CborLen)]
+pub struct ResizeInProgress {
+    /// The generation of the pod that asked for it.
+    #[n(0)]
+    pub generation: Option<u64>,
+    /// Why they could not be applied the last time it was tried.
+    #[n(1)]
+    pub error: Option<String>,
 }
 
 /// Where a pod is in its life.
@@ -144,6 +187,20 @@ pub struct ContainerReport {
     /// How it ended the last time.
     #[n(8)]
     pub last: Option<Terminated>,
+    /// What it was given; `None`: not said.
+    #[n(9)]
+    pub given: Option<Given>,
+}
+
+/// What a container was given, of what can be changed while it runs: processors and memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, CborLen)]
+pub struct Given {
+    /// What it may use, as the device has decided.
+    #[n(0)]
+    pub allocated: Resources,
+    /// What holds at the moment; `None`: the same.
+    #[n(1)]
+    pub actual: Option<Resources>,
 }
 
 /// How a container is now.

@@ -75,6 +75,7 @@ fn container_report(state: ContainerState) -> ContainerReport {
         container_id: Some("process://x".into()),
         state,
         last: Some(terminated()),
+        given: None,
     }
 }
 
@@ -91,6 +92,7 @@ fn workload(phase: Phase, state: ContainerState) -> WorkloadReport {
         init_containers: vec![],
         containers: vec![container_report(state)],
         ephemeral_containers: vec![],
+        resize: None,
     }
 }
 
@@ -136,6 +138,7 @@ fn container(pull_policy: PullPolicy) -> Container {
         interactive: None,
         confinement: None,
         care: None,
+        restart_to_resize: None,
     }
 }
 
@@ -192,6 +195,7 @@ fn deployment(restart_policy: RestartPolicy, pull_policy: PullPolicy) -> EdgeDep
         engine: None,
         priority: None,
         ephemeral_containers: Vec::new(),
+        generation: None,
     }
 }
 
@@ -249,6 +253,15 @@ fn ups(book: &mut Book) {
     item("Workload/ContainerRunning", ReportItem::Workload(workload(Phase::Running, running)));
     let ended = ContainerState::Terminated(terminated());
     item("Workload/ContainerTerminated", ReportItem::Workload(workload(Phase::Failed, ended.clone())));
+    let mut resized = workload(Phase::Running, waiting());
+    let amount = |millis| Resources { cpu_limit_millis: Some(millis), ..Resources::default() };
+    resized.containers[0].given = Some(Given { allocated: amount(200), actual: Some(amount(100)) });
+    resized.resize = Some(Resize {
+        pending: Some(ResizePending { infeasible: true, message: "m".into(), generation: Some(3) }),
+        in_progress: Some(ResizeInProgress { generation: Some(2), error: Some("e".into()) }),
+        whole: Some(amount(400)),
+    });
+    item("Workload/Resized", ReportItem::Workload(resized));
     item("Gone", ReportItem::Gone(Gone { uid: uid(), last: Some(workload(Phase::Failed, ended)) }));
     let resource = |name: &str, quantity: &str| Resource { name: name.into(), quantity: quantity.into() };
     item(
@@ -385,6 +398,10 @@ fn deployments(book: &mut Book) {
     book.add("EdgeDeployment/Whole", whole);
     let key = FileKey { volume: "v".into(), path: "out/env".into(), key: "TOKEN".into(), optional: true };
     book.add("EnvValue::File", EnvValue::File(key));
+    let mut resized = deployment(RestartPolicy::Always, PullPolicy::Always);
+    resized.generation = Some(7);
+    resized.containers[0].restart_to_resize = Some(RestartToResize { cpu: false, memory: true });
+    book.add("EdgeDeployment/Resized", resized);
     let content = Content::Inline(vec![1, 2]);
     book.add("File/Owner", File { path: "token".into(), mode: 0o600, content, owner: Some(1000) });
     for kind in [

@@ -158,6 +158,12 @@ impl Client {
         missing_is_done(self.call::<_, Empty>(RUNTIME, "StopContainer", request, wait).await.map(drop))
     }
 
+    /// Gives a container that runs other limits.
+    pub async fn update_container_resources(&self, id: &str, limits: LinuxContainerResources) -> Result<(), CallError> {
+        let request = UpdateContainerResourcesRequest { container_id: id.to_owned(), linux: Some(limits) };
+        self.call::<_, Empty>(RUNTIME, "UpdateContainerResources", request, WORK).await.map(drop)
+    }
+
     /// Removes a container, killing it if need be. An unknown one is no failure.
     pub async fn remove_container(&self, id: &str) -> Result<(), CallError> {
         let request = ContainerId { container_id: id.to_owned() };

@@ -311,6 +311,7 @@ mod tests {
             init_containers: Vec::new(),
             containers: Vec::new(),
             ephemeral_containers: Vec::new(),
+            resize: None,
         })
     }
 

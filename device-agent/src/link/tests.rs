@@ -48,6 +48,7 @@ fn deployment(n: u8, generation: u8) -> (Vec<u8>, Vec<u8>) {
         engine: None,
         priority: None,
         ephemeral_containers: Vec::new(),
+        generation: None,
     };
     (codec::encode(&spec), blob)
 }

@@ -40,8 +40,8 @@ use super::volumes::place::{Naming, Places, remove_mounted};
 use super::volumes::removal::remove_log;
 use super::{
     ContainerId, ContainerStart, DiskUse, ExecError, Executed, Exit, FileSystems, Found, ImageProblem, ImageState,
-    ImageStore, ImageWanted, PodReady, PodSetup, PrepareError, Pulled, Refusal, Runtime, RuntimeError, RuntimeFacts,
-    Signal, StartError, Started,
+    ImageStore, ImageWanted, NewSize, PodReady, PodSetup, PrepareError, Pulled, Refusal, Resized, Runtime,
+    RuntimeError, RuntimeFacts, Signal, StartError, Started,
 };
 use crate::cgroup::{Hierarchies, Version, most_processes};
 use crate::facts::memory_total;
@@ -63,6 +63,7 @@ mod names;
 mod network;
 mod place;
 mod qos;
+mod resize;
 mod rotate;
 #[cfg(test)]
 mod samples;
@@ -73,6 +74,7 @@ mod used;
 mod volume_images;
 
 pub(crate) use self::network::Network;
+pub(crate) use self::qos::is_guaranteed_pod as is_guaranteed;
 pub(crate) use self::used::Used;
 #[cfg(test)]
 pub(crate) use self::used::UsedBy;
@@ -376,6 +378,14 @@ impl Runtime for Cri {
         limit: Option<Duration>,
     ) -> Result<Executed, ExecError> {
         self.execute(&id, command, limit).await
+    }
+
+    fn refuse_resize(&self, _pod: &EdgeDeployment) -> Option<String> {
+        None
+    }
+
+    async fn resize(&self, to: NewSize) -> Resized {
+        self.give_new_size(&to).await
     }
 
     async fn remove(&self, id: ContainerId) -> Result<(), RuntimeError> {

@@ -42,8 +42,8 @@ use super::volumes::beneath::is_name;
 use super::volumes::place::{Naming, Places, make};
 use super::volumes::removal::{remove_log, remove_tree};
 use super::{
-    ContainerId, ContainerStart, DiskUse, ExecError, Executed, Exit, FileSystems, Found, PodReady, PodSetup,
-    PrepareError, Refusal, Runtime, RuntimeError, Signal, StartError, Started,
+    ContainerId, ContainerStart, DiskUse, ExecError, Executed, Exit, FileSystems, Found, NewSize, PodReady, PodSetup,
+    PrepareError, Refusal, Resized, Runtime, RuntimeError, Signal, StartError, Started,
 };
 use crate::cgroup::most_processes;
 use crate::shim::files::{self, CONTROL, CgroupSpec, Interactive, KILL, LOCK, Launch, Reply, Spec, TERM, Termination};
@@ -52,6 +52,7 @@ use crate::shim::identity::boot_id;
 mod admission;
 mod exec;
 mod held;
+mod resize;
 mod work;
 
 /// The image that says "the host's own programs".
@@ -232,6 +233,14 @@ impl Runtime for Process {
         self.execute(&id, command, limit).await
     }
 
+    fn refuse_resize(&self, pod: &EdgeDeployment) -> Option<String> {
+        self.0.no_resize(pod)
+    }
+
+    async fn resize(&self, to: NewSize) -> Resized {
+        self.blocking(move |inner| inner.resize(&to)).await
+    }
+
     async fn remove(&self, id: ContainerId) -> Result<(), RuntimeError> {
         self.blocking(move |inner| {
             let dir = inner.places.attempt(&id);
@@ -346,6 +355,11 @@ impl Inner {
         }
     }
 
+    /// Below the root of each hierarchy.
+    fn cgroup_below(&self, parent: &str, id: &ContainerId) -> String {
+        format!("{parent}/{id}-{}", self.tag)
+    }
+
     fn spec(&self, start: &ContainerStart, container: &Container) -> Result<Spec, RuntimeError> {
         let id = &start.id;
         let work = self.places.prepare_work(start, container)?;
@@ -365,7 +379,7 @@ impl Inner {
         }
         let limits = container.resources;
         let cgroup = self.config.cgroup.as_ref().filter(|_| self.no_cgroups().is_none()).map(|parent| CgroupSpec {
-            path: format!("{parent}/{id}-{}", self.tag),
+            path: self.cgroup_below(parent, id),
             cpu_millis: limits.cpu_limit_millis,
             memory_bytes: limits.memory_limit_bytes,
             pids: Some(self.config.max_processes),

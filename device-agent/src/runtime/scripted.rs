@@ -13,8 +13,8 @@ use tokio::time::Instant;
 
 use super::{
     ContainerId, ContainerStart, DiskUse, ExecError, Executed, Exit, ExitCause, Found, FoundState, Handle,
-    ImageProblem, ImageState, ImageStore, ImageWanted, PodReady, PodSetup, PrepareError, Pulled, Refusal, Runtime,
-    RuntimeError, Signal, StartError, Started,
+    ImageProblem, ImageState, ImageStore, ImageWanted, NewSize, PodReady, PodSetup, PrepareError, Pulled, Refusal,
+    Resized, Runtime, RuntimeError, Signal, StartError, Started,
 };
 use crate::streams::service::{NotServed, Served, Sight};
 
@@ -82,6 +82,7 @@ struct World {
     prepared: BTreeMap<PodUid, PodSetup>,
     prepare_fails: Option<String>,
     inventory_fails: Option<String>,
+    resize_fails: Option<String>,
     /// Images that have to be fetched, with how long that takes and what comes of it.
     pulls: BTreeMap<String, (Duration, Result<Pulled, ImageProblem>)>,
     /// What the disk with the images looks like.
@@ -120,6 +121,11 @@ impl Scripted {
     /// From now on nobody can learn what runs, or everybody can.
     pub fn set_inventory_fails(&self, cause: Option<&str>) {
         self.world().inventory_fails = cause.map(str::to_owned);
+    }
+
+    /// From now on other limits and requests cannot be applied, or can.
+    pub fn set_resize_fails(&self, cause: Option<&str>) {
+        self.world().resize_fails = cause.map(str::to_owned);
     }
 
     /// From now on containers with this image find it missing, and fetching it goes this way.
@@ -343,6 +349,19 @@ impl Runtime for Scripted {
         };
         let over = tokio::time::timeout(limit.unwrap_or(Duration::MAX), tokio::time::sleep(takes)).await;
         over.map(|()| executed).map_err(|_| ExecError::TimedOut)
+    }
+
+    fn refuse_resize(&self, _pod: &EdgeDeployment) -> Option<String> {
+        None
+    }
+
+    async fn resize(&self, to: NewSize) -> Resized {
+        let done: Vec<ContainerId> = to.containers.into_iter().map(|(id, _)| id).collect();
+        let names: Vec<&str> = done.iter().map(|id| id.name.as_str()).collect();
+        let mut world = self.world();
+        world.log.push(format!("resize {} [{}]", to.spec.uid, names.join(" ")));
+        let problem = world.resize_fails.clone();
+        Resized { done: if problem.is_some() { Vec::new() } else { done }, problem }
     }
 
     async fn remove(&self, id: ContainerId) -> Result<(), RuntimeError> {

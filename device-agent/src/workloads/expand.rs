@@ -190,6 +190,7 @@ mod tests {
             interactive: None,
             confinement: None,
             care: None,
+            restart_to_resize: None,
         }
     }
 

@@ -20,14 +20,17 @@ use hawser_wire::{DeviceTime, PodUid};
 
 use self::prober::{First, Next};
 use self::record::{Activity, BackOff, Container, Health, Outcome, Policy, Record, Role, Stage, doubled, millis};
+use self::resize::{Applying, Asking};
 use crate::desired::Deployment;
 use crate::runtime::{
-    ContainerId, Exit, ExitCause, Found, FoundState, ImageProblem, PodReady, Refusal, Signal, Started, Told,
+    ContainerId, Exit, ExitCause, Found, FoundState, ImageProblem, NewSize, PodReady, Refusal, Resized, Signal,
+    Started, Told,
 };
 use crate::workloads::plan::Order;
 
 mod adopt;
 mod advance;
+mod allotment;
 mod answers;
 mod care;
 #[cfg(test)]
@@ -36,6 +39,7 @@ mod hook;
 mod orders;
 mod prober;
 mod record;
+mod resize;
 mod restart;
 mod status;
 mod stop;
@@ -45,6 +49,7 @@ mod tests;
 pub use self::hook::{HookCall, HookEnd, HookKind, ProbeCall};
 pub use self::prober::{ProbeAnswer, ProbeKind};
 pub use self::record::RecordError;
+pub use self::resize::NoRoom;
 
 /// The life of one pod.
 #[derive(Debug, Clone)]
@@ -55,7 +60,14 @@ pub struct Lifecycle {
     record: Record,
     /// The order in force. Where it is older than what is in `record`, the record wins: what has ended stays so.
     goal: Goal,
+    /// What is wanted, with the limits and requests that it was given.
     spec: Option<Arc<EdgeDeployment>>,
+    /// What is wanted, with those that it asks for.
+    wished: Option<Arc<EdgeDeployment>>,
+    asking: Asking,
+    applying: Applying,
+    /// How long to wait after the next failure to apply what it was given.
+    apply_delay: u64,
     /// Nothing is decided before it is known what runs.
     inventory_known: bool,
     place: Place,
@@ -130,6 +142,12 @@ pub enum Event {
     Hooked(ContainerId, HookKind, HookEnd),
     /// The answer to [`Effect::RemovePod`].
     Removed(Result<(), String>),
+    /// The answer to [`Effect::SeekRoom`].
+    GivenRoom(Arc<EdgeDeployment>, Result<(), NoRoom>),
+    /// There may be room for pods that had none.
+    RoomMade,
+    /// The answer to [`Effect::Resize`].
+    Resized(NewSize, Resized),
     /// The device's addresses are these now.
     Addresses(Vec<String>),
     /// The device cannot keep it, for this reason in words.
@@ -197,6 +215,10 @@ pub enum Effect {
     Remove(ContainerId),
     /// Kill and remove everything of the pod.
     RemovePod,
+    /// Find room for what it is to use from now on.
+    SeekRoom(Arc<EdgeDeployment>),
+    /// Give other limits and requests to what runs.
+    Resize(NewSize),
     /// Report an event.
     Event(DeviceEvent),
     /// Report that nothing of the pod runs any more.
@@ -219,6 +241,10 @@ impl Lifecycle {
             record: Record::default(),
             goal: Goal::Hold,
             spec: None,
+            wished: None,
+            asking: Asking::Due,
+            applying: Applying::Idle,
+            apply_delay: 0,
             inventory_known: false,
             place: Place::Unmade,
             preparing: false,
@@ -289,6 +315,9 @@ impl Lifecycle {
             Event::Probed(id, kind, answer) => self.probed(now, &id, kind, &answer, out),
             Event::Hooked(id, kind, end) => self.hooked(now, &id, kind, &end, out),
             Event::Removed(result) => self.removed(now, result, out),
+            Event::GivenRoom(of, result) => self.given_room(&of, result, out),
+            Event::RoomMade => self.room_made(),
+            Event::Resized(of, result) => self.resized(now, &of, result, out),
             Event::Addresses(addresses) => self.device_addresses = addresses,
             Event::Evicted(message) => self.evict(now, message, out),
             Event::Tick => {}

@@ -20,7 +20,7 @@ use tracing::{debug, info, warn};
 use super::actions;
 use super::env_file;
 use super::expand::{HostFacts, expand_container};
-use super::lifecycle::{Effect, Event, Lifecycle, PlaceProblem, Resync, StartProblem};
+use super::lifecycle::{Effect, Event, Lifecycle, NoRoom, PlaceProblem, Resync, StartProblem};
 use super::plan::Order;
 use super::pull::{self, Had, Pull, Went};
 use super::room::{Room, Taken};
@@ -77,6 +77,8 @@ pub(super) struct Owner<R, S> {
     save_again: Option<DeviceTime>,
     addresses: Option<Vec<String>>,
     room: Room,
+    /// Whether there may be room for what found none.
+    room_made: watch::Receiver<u64>,
     /// What the pod takes of it, from before its first container until after its last.
     taken: Option<Taken>,
     /// The record is forgotten: only what waits is still to be said.
@@ -105,6 +107,7 @@ enum Woken {
     Evicted,
     Resync,
     Room(mpsc::OwnedPermit<ReportItem>),
+    RoomMade,
     Timer,
     Stop,
 }
@@ -132,6 +135,7 @@ impl<R: Runtime, S: WorkloadStore> Owner<R, S> {
             saved: Vec::new(),
             save_again: None,
             addresses: None,
+            room_made: room.news(),
             room,
             taken: None,
             over: false,
@@ -239,7 +243,12 @@ impl<R: Runtime, S: WorkloadStore> Owner<R, S> {
                 }
                 Woken::HostChanged => {
                     let addresses = self.host.borrow_and_update().addresses.clone();
-                    self.tell(vec![Event::Addresses(addresses)]).await;
+                    // The device may have more by now.
+                    self.tell(vec![Event::Addresses(addresses), Event::RoomMade]).await;
+                }
+                Woken::RoomMade => {
+                    self.room_made.borrow_and_update();
+                    self.tell(vec![Event::RoomMade]).await;
                 }
                 Woken::Evicted => {
                     let eviction = self.evictions.borrow_and_update().clone();
@@ -276,6 +285,7 @@ impl<R: Runtime, S: WorkloadStore> Owner<R, S> {
             Ok(()) = self.host.changed() => Woken::HostChanged,
             Ok(()) = self.evictions.changed() => Woken::Evicted,
             Ok(()) = self.resync.changed() => Woken::Resync,
+            Ok(()) = self.room_made.changed(), if self.lifecycle.waits_for_room() => Woken::RoomMade,
             room = self.reports.clone().reserve_owned(), if has_to_say => room.map_or(Woken::Stop, Woken::Room),
             () = tokio::time::sleep(pause.unwrap_or_default()), if pause.is_some() => Woken::Timer,
         }
@@ -465,17 +475,29 @@ impl<R: Runtime, S: WorkloadStore> Owner<R, S> {
 
     /// Whether the pod is, or may be, on this device.
     fn take_in(&mut self, pod: &EdgeDeployment) -> Result<(), Refusal> {
-        // First, or it would give back what is taken now.
-        self.taken = None;
         if self.lifecycle.has_begun() {
             self.taken = Some(self.room.hold(pod));
             return Ok(());
         }
-        if let Some(refusal) = self.runtime.reject(pod) {
-            return Err(refusal);
+        let taken = match self.runtime.reject(pod) {
+            Some(refusal) => Err(refusal),
+            None => self.room.take(pod, &self.host.borrow().allocatable),
+        };
+        let (taken, refused) = match taken {
+            Ok(taken) => (Some(taken), Ok(())),
+            Err(refusal) => (None, Err(refusal)),
+        };
+        self.taken = taken;
+        refused
+    }
+
+    /// Whether there is room for the pod as it is to be from now on.
+    fn seek_room(&self, pod: &EdgeDeployment) -> Result<(), NoRoom> {
+        if let Some(message) = self.runtime.refuse_resize(pod) {
+            return Err(NoRoom { infeasible: true, message });
         }
-        self.taken = Some(self.room.take(pod, &self.host.borrow().allocatable)?);
-        Ok(())
+        let found = self.room.exchange(pod, &self.host.borrow().allocatable);
+        found.map_err(|message| NoRoom { infeasible: false, message })
     }
 
     fn carry_out(&mut self, effect: Effect) {
@@ -539,6 +561,14 @@ impl<R: Runtime, S: WorkloadStore> Owner<R, S> {
                     Landed::Happened(Event::Removed(result))
                 });
             }
+            Effect::SeekRoom(spec) => {
+                let given = self.seek_room(&spec);
+                self.flight.launch(std::future::ready(Landed::Happened(Event::GivenRoom(spec, given))));
+            }
+            Effect::Resize(to) => self.flight.launch(async move {
+                let resized = runtime.resize(to.clone()).await;
+                Landed::Happened(Event::Resized(to, resized))
+            }),
             Effect::Event(event) => self.enqueue(ReportItem::Event(event)),
             Effect::Gone(gone) => self.enqueue(ReportItem::Gone(*gone)),
             Effect::Forget => {

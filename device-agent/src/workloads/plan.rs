@@ -105,6 +105,7 @@ mod tests {
             engine: None,
             priority: None,
             ephemeral_containers: Vec::new(),
+            generation: None,
         };
         Deployment { hash: ContentHash::of(&hawser_wire::encode(&spec)), spec: Arc::new(spec) }
     }

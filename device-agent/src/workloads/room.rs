@@ -1,13 +1,18 @@
 //! Whether there is room for one more pod. The scheduler thinks so of those that it has placed, but a pod may be bound to
-//! its node by hand, and two schedulers may each see the same room. Who finds none is rejected with a kubelet's words.
+//! its node by hand, and two schedulers may each see the same room. Who finds none is rejected with a kubelet's words; who
+//! is there already and asks for more waits for it.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hawser_wire::PodUid;
 use hawser_wire::deployment::{Ask, EdgeDeployment, HostPort, Protocol, Resources};
 
+use tokio::sync::watch;
+
 use crate::runtime::Refusal;
+use crate::runtime::cri::is_guaranteed;
 
 /// What pods take of the device, by resource name as in [`HostFacts`](super::HostFacts).
 type Amounts = BTreeMap<&'static str, u64>;
@@ -25,7 +30,41 @@ const RESOURCES: [(&str, Asked); 3] = [
 
 /// What the pods of this device have taken. Clones are the same.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Room(Arc<Mutex<BTreeMap<PodUid, Needs>>>);
+pub(super) struct Room(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    book: Mutex<Book>,
+    /// Changes when a pod that had found no room may have some now.
+    news: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Book {
+    held: BTreeMap<PodUid, Held>,
+    /// Those that have something and ask for something else.
+    waiting: BTreeMap<PodUid, Waiting>,
+    /// What there is, as it was told last.
+    allocatable: BTreeMap<String, u64>,
+    /// Numbers who takes something and who waits.
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Held {
+    needs: Needs,
+    /// Who gives it back: not whoever held it before.
+    by: u64,
+}
+
+/// A pod that asks for something else than it has.
+#[derive(Debug)]
+struct Waiting {
+    needs: Needs,
+    priority: i32,
+    guaranteed: bool,
+    since: u64,
+}
 
 /// What one pod takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,11 +78,18 @@ struct Needs {
 pub(super) struct Taken {
     room: Room,
     uid: PodUid,
+    by: u64,
 }
 
 impl Drop for Taken {
     fn drop(&mut self) {
-        self.room.lock().remove(&self.uid);
+        let mut book = self.room.lock();
+        if book.held.get(&self.uid).is_some_and(|held| held.by == self.by) {
+            book.held.remove(&self.uid);
+            book.waiting.remove(&self.uid);
+            book.grant();
+            self.room.tell(&book);
+        }
     }
 }
 
@@ -51,37 +97,139 @@ impl Room {
     /// Takes what the pod needs, if there is as much. What the device does not tell of itself is not looked at.
     pub(super) fn take(&self, pod: &EdgeDeployment, allocatable: &BTreeMap<String, u64>) -> Result<Taken, Refusal> {
         let needs = Needs::of(pod);
-        let mut held = self.lock();
-        let others = || held.iter().filter(|(uid, _)| **uid != pod.uid).map(|(_, needs)| needs);
-        for name in std::iter::once(PODS).chain(RESOURCES.map(|(name, _)| name)) {
-            let requested = needs.amounts.get(name).copied().unwrap_or(0);
-            let Some(capacity) = allocatable.get(name).copied().filter(|_| requested > 0) else { continue };
-            let used =
-                others().filter_map(|needs| needs.amounts.get(name)).fold(0, |sum: u64, of| sum.saturating_add(*of));
-            if requested > capacity.saturating_sub(used) {
-                let message = format!(
-                    "Node didn't have enough resource: {name}, requested: {requested}, used: {used}, capacity: {capacity}"
-                );
-                return Err(Refusal { reason: format!("OutOf{name}"), message });
-            }
+        let mut book = self.lock();
+        book.allocatable.clone_from(allocatable);
+        if let Some((name, message)) = book.lacks(&pod.uid, &needs, |_, _| true) {
+            return Err(Refusal { reason: format!("OutOf{name}"), message });
         }
-        if others().any(|other| other.clashes(&needs)) {
+        if book.others(&pod.uid).any(|other| other.clashes(&needs)) {
             let message = "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports";
             return Err(Refusal { reason: "NodePorts".to_owned(), message: message.to_owned() });
         }
-        held.insert(pod.uid.clone(), needs);
-        Ok(Taken { room: self.clone(), uid: pod.uid.clone() })
+        Ok(self.enter(&mut book, pod, needs))
     }
 
     /// Takes it whether it is there or not: the pod has begun, and goes on.
     pub(super) fn hold(&self, pod: &EdgeDeployment) -> Taken {
-        self.lock().insert(pod.uid.clone(), Needs::of(pod));
-        Taken { room: self.clone(), uid: pod.uid.clone() }
+        self.enter(&mut self.lock(), pod, Needs::of(pod))
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<PodUid, Needs>> {
+    fn enter(&self, book: &mut Book, pod: &EdgeDeployment, needs: Needs) -> Taken {
+        let by = book.number();
+        book.held.insert(pod.uid.clone(), Held { needs, by });
+        Taken { room: self.clone(), uid: pod.uid.clone(), by }
+    }
+
+    /// Exchanges what a pod holds for what it is to have from now on, or says what there is too little of. It then waits:
+    /// who asks again has it once there is room, in the order of a kubelet.
+    pub(super) fn exchange(&self, pod: &EdgeDeployment, allocatable: &BTreeMap<String, u64>) -> Result<(), String> {
+        let mut book = self.lock();
+        book.allocatable.clone_from(allocatable);
+        let since = match book.waiting.get(&pod.uid) {
+            Some(waiting) => waiting.since,
+            None => book.number(),
+        };
+        let (priority, guaranteed) = (pod.priority.unwrap_or(0), is_guaranteed(pod));
+        let needs = Needs::of(pod);
+        book.waiting.insert(pod.uid.clone(), Waiting { needs: needs.clone(), priority, guaranteed, since });
+        let granted = book.grant();
+        // Others may have more now, or this one less.
+        if granted.iter().any(|uid| *uid != pod.uid) {
+            self.tell(&book);
+        }
+        if granted.contains(&pod.uid) {
+            return Ok(());
+        }
+        Err(book.hindrance(&pod.uid, &needs).unwrap_or_else(|| "the pod has given up its place".to_owned()))
+    }
+
+    /// Changes when a pod that had found no room may have some now.
+    pub(super) fn news(&self) -> watch::Receiver<u64> {
+        self.0.news.subscribe()
+    }
+
+    fn tell(&self, book: &Book) {
+        self.0.news.send_replace(book.next);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Book> {
         // Nothing in here can be half done.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Book {
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    fn others<'b>(&'b self, uid: &'b PodUid) -> impl Iterator<Item = &'b Needs> {
+        self.held.iter().filter(move |(other, _)| *other != uid).map(|(_, held)| &held.needs)
+    }
+
+    /// The first thing of which there is not enough beside what others hold, and what is to be said about it. Only what is
+    /// `counted`, given its name and amount, is looked at.
+    fn lacks(
+        &self,
+        uid: &PodUid,
+        needs: &Needs,
+        counted: impl Fn(&str, u64) -> bool,
+    ) -> Option<(&'static str, String)> {
+        for name in std::iter::once(PODS).chain(RESOURCES.map(|(name, _)| name)) {
+            let requested = needs.amounts.get(name).copied().unwrap_or(0);
+            let matters = requested > 0 && counted(name, requested);
+            let Some(capacity) = self.allocatable.get(name).copied().filter(|_| matters) else { continue };
+            let of = self.others(uid).filter_map(|needs| needs.amounts.get(name));
+            let used = of.fold(0, |sum: u64, of| sum.saturating_add(*of));
+            if requested > capacity.saturating_sub(used) {
+                let message = format!(
+                    "Node didn't have enough resource: {name}, requested: {requested}, used: {used}, capacity: {capacity}"
+                );
+                return Some((name, message));
+            }
+        }
+        None
+    }
+
+    /// Why a pod cannot have this instead of what it holds. To have less is always possible.
+    fn hindrance(&self, uid: &PodUid, needs: &Needs) -> Option<String> {
+        let held = &self.held.get(uid)?.needs.amounts;
+        let more = |name: &str, amount: u64| held.get(name).is_none_or(|held| amount > *held);
+        self.lacks(uid, needs, more).map(|(_, message)| message)
+    }
+
+    /// Gives those that wait what there is for them. First come those that do not ask for more, then by priority, then those
+    /// that get no more than they were promised, then who has waited longest.
+    fn grant(&mut self) -> Vec<PodUid> {
+        let more = |book: &Self, uid: &PodUid, needs: &Needs| {
+            let held = book.held.get(uid).map(|held| &held.needs.amounts);
+            needs
+                .amounts
+                .iter()
+                .any(|(name, amount)| held.and_then(|held| held.get(name)).is_none_or(|had| amount > had))
+        };
+        let mut queue: Vec<_> = self
+            .waiting
+            .iter()
+            .map(|(uid, one)| {
+                let increases = more(self, uid, &one.needs);
+                ((increases, Reverse(one.priority), !one.guaranteed, one.since), uid.clone())
+            })
+            .collect();
+        queue.sort();
+        let mut granted = Vec::new();
+        for (_, uid) in queue {
+            let Some(needs) = self.waiting.get(&uid).map(|one| one.needs.clone()) else { continue };
+            if self.hindrance(&uid, &needs).is_some() {
+                continue;
+            }
+            let Some(held) = self.held.get_mut(&uid) else { continue };
+            held.needs = needs;
+            self.waiting.remove(&uid);
+            granted.push(uid);
+        }
+        granted
     }
 }
 
@@ -129,105 +277,4 @@ fn needed(pod: &EdgeDeployment, of: Asked) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use hawser_wire::deployment::Engine;
-
-    use super::*;
-    use crate::workloads::tests::pod;
-
-    fn device() -> BTreeMap<String, u64> {
-        [("cpu", 2_000), ("memory", 1_000), (PODS, 3)].map(|(name, amount)| (name.to_owned(), amount)).into()
-    }
-
-    fn asking(name: &str, cpu: u64, memory: u64) -> EdgeDeployment {
-        let mut pod = pod(name);
-        pod.containers[0].resources.cpu_request_millis = Some(cpu);
-        pod.containers[0].resources.memory_request_bytes = Some(memory);
-        pod
-    }
-
-    fn on_port(name: &str, host: u16, protocol: Protocol, address: Option<&str>) -> EdgeDeployment {
-        let port = HostPort { host, pod: 80, protocol, address: address.map(str::to_owned) };
-        EdgeDeployment { engine: Some(Engine { host_ports: vec![port], ..Engine::default() }), ..pod(name) }
-    }
-
-    #[test]
-    fn what_does_not_fit_is_rejected_in_a_kubelets_words() {
-        let room = Room::default();
-        let first = room.take(&asking("a", 1_500, 600), &device()).unwrap();
-        let refused = |name: &str, cpu, memory| room.take(&asking(name, cpu, memory), &device()).unwrap_err();
-        assert_eq!(
-            refused("b", 600, 0),
-            Refusal {
-                reason: "OutOfcpu".into(),
-                message: "Node didn't have enough resource: cpu, requested: 600, used: 1500, capacity: 2000".into(),
-            }
-        );
-        assert_eq!(refused("b", 500, 401).reason, "OutOfmemory");
-        let _second = room.take(&asking("b", 500, 400), &device()).unwrap();
-        let _third = room.take(&pod("c"), &device()).unwrap();
-        assert_eq!(
-            refused("d", 0, 0),
-            Refusal {
-                reason: "OutOfpods".into(),
-                message: "Node didn't have enough resource: pods, requested: 1, used: 3, capacity: 3".into(),
-            }
-        );
-        drop(first);
-        let _fourth = room.take(&asking("d", 1_500, 600), &device()).unwrap();
-    }
-
-    #[test]
-    fn who_has_begun_is_counted_and_never_rejected() {
-        let room = Room::default();
-        let _begun = room.hold(&asking("a", 9_000, 0));
-        assert_eq!(room.take(&asking("b", 1, 0), &device()).unwrap_err().reason, "OutOfcpu");
-        // A pod is not in its own way, and one that asks for nothing is in nobody's.
-        let _again = room.take(&asking("a", 2_000, 0), &device()).unwrap();
-        let _nothing = room.take(&pod("b"), &device()).unwrap();
-        assert!(room.take(&asking("c", 1, 0), &BTreeMap::new()).is_ok(), "the device does not say what it has");
-    }
-
-    #[test]
-    fn the_most_that_is_asked_for_at_once_counts() {
-        let mut many = asking("a", 500, 0);
-        let init = |cpu: u64, sidecar: bool| {
-            let mut container = asking("i", cpu, 0).containers.remove(0);
-            container.sidecar = sidecar;
-            container
-        };
-        many.init_containers = vec![init(1_000, false), init(300, true), init(400, false)];
-        assert_eq!(Needs::of(&many).amounts["cpu"], 1_000);
-        many.init_containers.push(init(800, false));
-        assert_eq!(Needs::of(&many).amounts["cpu"], 1_100);
-        many.containers.push(many.containers[0].clone());
-        assert_eq!(Needs::of(&many).amounts["cpu"], 1_300);
-    }
-
-    #[test]
-    fn a_pod_needs_what_it_asks_for_as_a_whole_and_its_overhead() {
-        let resources = |cpu| Resources { cpu_request_millis: Some(cpu), ..Resources::default() };
-        let mut pod = asking("a", 500, 100);
-        let asks = vec![Ask::Resources(resources(800)), Ask::Overhead(resources(50))];
-        pod.engine = Some(Engine { asks, ..Engine::default() });
-        let needs = Needs::of(&pod).amounts;
-        assert_eq!((needs["cpu"], needs["memory"]), (850, 100));
-    }
-
-    #[test]
-    fn two_pods_cannot_have_the_same_port_of_the_device() {
-        let room = Room::default();
-        let _held = room.take(&on_port("a", 80, Protocol::Tcp, Some("192.0.2.1")), &device()).unwrap();
-        for (address, protocol, port, fits) in [
-            (Some("192.0.2.1"), Protocol::Tcp, 80, false),
-            (None, Protocol::Tcp, 80, false),
-            (Some("0.0.0.0"), Protocol::Tcp, 80, false),
-            (Some("192.0.2.2"), Protocol::Tcp, 80, true),
-            (None, Protocol::Udp, 80, true),
-            (None, Protocol::Tcp, 81, true),
-        ] {
-            let result = room.take(&on_port("b", port, protocol, address), &device());
-            assert_eq!(result.as_ref().err().map(|refusal| refusal.reason.as_str()), (!fits).then_some("NodePorts"));
-        }
-    }
-}
+mod tests;

@@ -62,7 +62,7 @@ fn with(controller: &str, path: &str) -> Option<(PathBuf, bool)> {
 }
 
 /// What a file of a cgroup says, by its name in either version; `None`: the kernel has no such controller.
-fn says(controller: &str, path: &str, names: [&str; 2]) -> Option<String> {
+pub(crate) fn says(controller: &str, path: &str, names: [&str; 2]) -> Option<String> {
     let (dir, unified) = with(controller, path)?;
     Some(fs::read_to_string(dir.join(names[usize::from(unified)])).unwrap().trim().to_owned())
 }

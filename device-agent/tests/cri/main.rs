@@ -18,6 +18,7 @@ mod logs;
 mod pods;
 mod ports;
 mod registry;
+mod resize;
 mod stats;
 mod trouble;
 mod volumes;

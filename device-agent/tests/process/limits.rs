@@ -144,6 +144,50 @@ async fn a_memory_limit_is_told_as_such() {
     device.stop().await;
 }
 
+/// What the kernel says of the memory of the only container in this group; `None`: it has no cgroup for that.
+fn memory_limit(group: &str) -> Option<String> {
+    let roots = [("memory", "memory.limit_in_bytes"), ("", "memory.max")];
+    roots.into_iter().find_map(|(hierarchy, file)| {
+        let group = Path::new("/sys/fs/cgroup").join(hierarchy).join(group);
+        let mut entries = std::fs::read_dir(group).ok()?.flatten().map(|entry| entry.path());
+        let container = entries.find(|path| path.is_dir())?;
+        Some(std::fs::read_to_string(container.join(file)).ok()?.trim().to_owned())
+    })
+}
+
+#[tokio::test]
+async fn limits_change_while_the_program_runs() {
+    let mut device = Device::new();
+    let group = format!("hawser-test-resize-{}", std::process::id());
+    device.config.cgroup = Some(group.clone());
+    if !is_root() || !Path::new("/sys/fs/cgroup").exists() {
+        eprintln!("SKIPPED: limits take root and cgroups");
+        return;
+    }
+    device.start();
+    let of_size = |memory: u64| {
+        let resources = Resources { memory_limit_bytes: Some(memory << 20), ..Resources::default() };
+        pod("elastic", RestartPolicy::Always, Container { resources, ..shell("exec sleep 1000") })
+    };
+    device.run(&of_size(64));
+    device.until("it runs", |device| device.is_running("elastic")).await;
+    if memory_limit(&group).is_none() {
+        eprintln!("SKIPPED: no cgroup could be made here");
+        return;
+    }
+    let told = |device: &Device| device.events.iter().filter(|event| event.reason == "ResizeCompleted").count();
+    for (times, memory) in [(1, 128), (2, 96)] {
+        device.run(&of_size(memory));
+        device.until("it is resized", |device| told(device) == times).await;
+        assert_eq!(memory_limit(&group), Some((memory << 20).to_string()));
+    }
+    assert_eq!(device.restarts("elastic"), 0);
+    device.unwant("elastic");
+    device.until("it is gone", |device| device.is_gone("elastic").is_some()).await;
+    assert_group_is_empty(&group);
+    device.stop().await;
+}
+
 #[tokio::test]
 async fn what_is_not_enforced_is_told_once_by_its_name() {
     let mut device = Device::new();

@@ -42,6 +42,7 @@ pub(crate) fn shell(script: &str) -> Container {
         interactive: None,
         confinement: None,
         care: None,
+        restart_to_resize: None,
     }
 }
 
@@ -63,6 +64,7 @@ pub(crate) fn pod(name: &str, policy: RestartPolicy, container: Container) -> Ed
         engine: None,
         priority: None,
         ephemeral_containers: Vec::new(),
+        generation: None,
     }
 }
 

@@ -10,7 +10,7 @@ use device_agent::desired::DesiredSet;
 use device_agent::ledger::{Change, ClockRecord, Recovered, Urgency};
 use device_agent::link::session::Credentials;
 use device_agent::link::{Brain, BrainConfig, Input, Moment, Note, Output};
-use device_agent::runtime::{ContainerId, Found, PodReady, Started};
+use device_agent::runtime::{ContainerId, Found, PodReady, Resized, Started};
 use device_agent::workloads::lifecycle::{Effect, Event, HookEnd, Lifecycle, PlaceProblem, ProbeAnswer, Resync};
 use device_agent::workloads::plan::{Order, plan};
 use hawser_wire::report::{DeviceEvent, NodeFacts, ReportItem, Resource, WorkloadReport};
@@ -540,6 +540,15 @@ impl World {
                     self.witness.removes(&self.api, uid);
                     let pause = self.dice.between(1, 500);
                     self.after(pause, Happening::RemovePod(life, uid.clone()));
+                }
+                Effect::SeekRoom(spec) => {
+                    let uid = spec.uid.clone();
+                    self.later(life, &uid, Event::GivenRoom(spec, Ok(())), 100);
+                }
+                Effect::Resize(to) => {
+                    let done = to.containers.iter().map(|(id, _)| id.clone()).collect();
+                    let uid = to.spec.uid.clone();
+                    self.later(life, &uid, Event::Resized(to, Resized { done, problem: None }), 500);
                 }
                 Effect::Event(event) => self.push(Todo::Brain(Input::Reports(vec![ReportItem::Event(event)]))),
                 Effect::Gone(gone) => self.push(Todo::Brain(Input::Reports(vec![ReportItem::Gone(*gone)]))),

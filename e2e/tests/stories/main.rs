@@ -7,6 +7,7 @@ mod containers;
 mod containers_clock;
 mod containers_disk;
 mod containers_images;
+mod containers_resize;
 mod containers_storage;
 mod debug;
 mod describe;

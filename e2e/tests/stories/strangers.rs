@@ -246,6 +246,7 @@ fn lies(uid: &PodUid) -> Vec<ReportItem> {
         init_containers: Vec::new(),
         containers: Vec::new(),
         ephemeral_containers: Vec::new(),
+        resize: None,
     };
     let event = DeviceEvent {
         pod: Some(uid.clone()),

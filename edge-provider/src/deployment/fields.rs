@@ -120,7 +120,7 @@ pub(crate) const CONTAINER: &[(&str, Verdict)] = &[
     ("name", Mapped),
     ("ports", Table(PORT)),
     ("readinessProbe", Table(PROBE)),
-    ("resizePolicy", Unconcerned("it says how a resize would go, and asks for none")),
+    ("resizePolicy", Mapped),
     ("resources", Table(RESOURCES)),
     ("restartPolicy", Mapped),
     ("restartPolicyRules", Table(RESTART_RULE)),

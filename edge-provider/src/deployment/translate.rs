@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use hawser_wire::ContentHash;
 use hawser_wire::deployment::{
     Container, EdgeDeployment, Interactive, Mount, Propagation, PullPolicy, ReadOnlyBelow, Resources, RestartPolicy,
-    User,
+    RestartToResize, User,
 };
 use k8s_openapi::api::core::v1::{self, PodSpec, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -120,6 +120,7 @@ pub(crate) fn translate(pod: &Subject<'_>, fetched: &Fetched) -> Result<Translat
         engine,
         priority: spec.priority.filter(|priority| *priority != 0),
         ephemeral_containers: ephemeral::containers(pod, fetched, &missing),
+        generation: generation(pod),
     };
     let notices = ephemeral::too_many(spec).into_iter().chain(engine::missing_pull_secrets(spec, fetched)).collect();
     Ok(Translation { deployment, blobs, notices })
@@ -217,7 +218,24 @@ fn container(pod: &Subject<'_>, place: &Place<'_>, fetched: &Fetched) -> Transla
         interactive: interactive(container),
         confinement: engine::confinement(pod.spec, place),
         care: care::care(place)?,
+        restart_to_resize: restart_to_resize(container),
     })
+}
+
+/// Nothing for the first: most pods are never changed.
+fn generation(pod: &Subject<'_>) -> Option<u64> {
+    let told = pod.pod.metadata.generation.and_then(|generation| u64::try_from(generation).ok());
+    told.filter(|generation| *generation > 1)
+}
+
+/// Nothing where all of it can be changed while the container runs, as it is if nobody says anything.
+fn restart_to_resize(container: &v1::Container) -> Option<RestartToResize> {
+    let restarts = |name: &str| {
+        let mut policies = container.resize_policy.iter().flatten();
+        policies.any(|policy| policy.resource_name == name && policy.restart_policy == "RestartContainer")
+    };
+    let policy = RestartToResize { cpu: restarts("cpu"), memory: restarts("memory") };
+    (policy != RestartToResize::default()).then_some(policy)
 }
 
 fn interactive(container: &v1::Container) -> Option<Interactive> {

@@ -19,10 +19,12 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use virtual_node::provider::{ConditionReport, EventReport, NodeReport, PodPhase, PodReport, Subject};
+use virtual_node::provider::{ActsOn, ConditionReport, EventReport, NodeReport, PodPhase, PodReport, Subject};
 use virtual_node::{NodeName, PodRef};
 
 use super::clock::{DeviceClock, Moment};
+
+mod resize;
 
 /// The longest CamelCase word that is passed on (the bound of `Event.reason`).
 const MAX_REASON: usize = 128;
@@ -74,7 +76,17 @@ pub fn pod_report(
         init_containers: statuses(&said.init_containers, spec.map(|spec| spec.init_containers.as_slice())),
         containers: statuses(&said.containers, spec.map(|spec| spec.containers.as_slice())),
         ephemeral_containers: ephemeral_statuses(said, clock, wanted),
+        acts_on: match wanted {
+            None => ActsOn::Applied,
+            Some((_, hash)) if said.deployment != Some(hash) => ActsOn::Older,
+            Some((spec, _)) => ActsOn::Generation(spec.generation.and_then(number).unwrap_or(1)),
+        },
+        resize: resize::resizing(said),
     }
+}
+
+fn number(told: u64) -> Option<i64> {
+    i64::try_from(told).ok()
 }
 
 /// Containers that were added to look at the pod. A device that acts on them says so; one that acts on the edge deployment and
@@ -380,6 +392,7 @@ mod tests {
             init_containers: vec![],
             containers: vec![],
             ephemeral_containers: vec![],
+            resize: None,
         };
         let shown = |phase| {
             pod_report(&said(phase), &DeviceClock::default(), Some((&spec, ContentHash([1; 32]))), &[]).containers.len()

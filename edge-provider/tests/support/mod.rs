@@ -398,6 +398,7 @@ fn running(uid: hawser_wire::PodUid) -> WorkloadReport {
         init_containers: Vec::new(),
         containers: Vec::new(),
         ephemeral_containers: Vec::new(),
+        resize: None,
     }
 }
 

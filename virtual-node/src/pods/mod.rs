@@ -9,6 +9,7 @@ pub(crate) mod index;
 pub(crate) mod plan;
 pub(crate) mod qos;
 pub(crate) mod reconcile;
+mod resize;
 mod resources;
 pub(crate) mod status;
 pub(crate) mod status_writer;

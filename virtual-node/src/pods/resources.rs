@@ -1,5 +1,5 @@
 //! What a pod and its containers were given, and what is mounted where, as a kubelet tells it. Pure: all of it follows from
-//! the pod's spec, since nothing is resized in place.
+//! the pod's spec, but for what is changed while they run (see [`resize`]).
 
 use std::collections::BTreeMap;
 
@@ -9,11 +9,14 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use super::qos::value;
+use super::resize;
+use crate::provider::Resizing;
 
 type Amounts = BTreeMap<String, Quantity>;
 
 /// Completes a status of which everything else is known.
-pub(super) fn tell(spec: &PodSpec, status: &mut PodStatus) {
+pub(super) fn tell(spec: &PodSpec, old: &PodStatus, resizing: &Resizing, status: &mut PodStatus) {
+    let spec = &given_instead_of_asked(spec, old, resizing, status);
     let runs = status.phase.as_deref() == Some("Running");
     let mut requests = effective(spec, |of| of.requests.as_ref(), false);
     let mut limits = effective(spec, |of| of.limits.as_ref(), runs);
@@ -31,7 +34,7 @@ pub(super) fn tell(spec: &PodSpec, status: &mut PodStatus) {
     {
         for told in told.iter_mut().flatten() {
             if let Some(container) = containers.iter().find(|container| container.name == told.name) {
-                tell_container(container, told);
+                tell_container(container, told, old, resizing);
             }
         }
     }
@@ -43,12 +46,34 @@ pub(super) fn tell(spec: &PodSpec, status: &mut PodStatus) {
     }
 }
 
-fn tell_container(container: &Container, told: &mut ContainerStatus) {
+/// The spec, with what was decided on instead of what it asks for.
+fn given_instead_of_asked(spec: &PodSpec, old: &PodStatus, resizing: &Resizing, status: &PodStatus) -> PodSpec {
+    let mut spec = spec.clone();
+    if *resizing == Resizing::AsSpecified {
+        return spec;
+    }
+    let told = || status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
+    for container in spec.init_containers.iter_mut().flatten().chain(&mut spec.containers) {
+        if let Some(told) = told().find(|told| told.name == container.name) {
+            let given = resize::given(container, told, old, resizing).allocated;
+            container.resources = Some(given).filter(|given| *given != ResourceRequirements::default());
+        }
+    }
+    if let (Resizing::Told(resized), Some(wanted)) = (resizing, &spec.resources)
+        && let Some(whole) = &resized.whole
+    {
+        spec.resources = Some(resize::in_the_words_of(wanted, whole));
+    }
+    spec
+}
+
+/// `container` is one that says what was decided on.
+fn tell_container(container: &Container, told: &mut ContainerStatus, old: &PodStatus, resizing: &Resizing) {
     told.volume_mounts = mounts(container.volume_mounts.as_deref());
     // One that was never made was given nothing.
-    let given = told.container_id.is_some().then(|| container.resources.clone().unwrap_or_default());
-    told.allocated_resources = given.as_ref().and_then(|given| given.requests.clone());
-    told.resources = given;
+    let given = told.container_id.is_some().then(|| resize::given(container, told, old, resizing));
+    told.allocated_resources = given.as_ref().and_then(|given| given.allocated.requests.clone());
+    told.resources = given.map(|given| given.actual);
 }
 
 fn mounts(mounts: Option<&[VolumeMount]>) -> Option<Vec<VolumeMountStatus>> {
@@ -150,7 +175,7 @@ mod tests {
     fn told(spec: Value, status: Value) -> Value {
         let spec = serde_json::from_value(spec).unwrap();
         let mut status = serde_json::from_value(status).unwrap();
-        tell(&spec, &mut status);
+        tell(&spec, &PodStatus::default(), &Resizing::AsSpecified, &mut status);
         serde_json::to_value(status).unwrap()
     }
 

@@ -12,9 +12,9 @@ use serde_json::{Value, json};
 
 use super::conditions;
 use super::qos;
-use super::resources;
+use super::{resize, resources};
 use crate::merge;
-use crate::provider::{ContainerWaiting, PodPhase, PodReport};
+use crate::provider::{ActsOn, ContainerWaiting, PodPhase, PodReport, Resizing};
 
 /// How far two readings of the same moment may differ.
 pub(crate) const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_secs(2);
@@ -51,8 +51,17 @@ pub(crate) fn reported(pod: &Pod, report: &PodReport, observed: Option<i64>, now
     status.init_container_statuses = (!init.is_empty()).then_some(init);
     status.container_statuses = (!main.is_empty()).then_some(main);
     status.ephemeral_container_statuses = (!ephemeral.is_empty()).then_some(ephemeral);
-    resources::tell(&spec, &mut status);
-    finish(&spec, &old, status, report.sandbox_ready, observed, now)
+    resources::tell(&spec, &old, &report.resize, &mut status);
+    let observed = match report.acts_on {
+        // That it is to end counts as another form.
+        _ if pod.metadata.deletion_timestamp.is_some() => observed,
+        ActsOn::Applied => observed,
+        ActsOn::Generation(generation) => Some(generation).filter(|_| pod.metadata.generation.is_some()),
+        ActsOn::Older => None,
+    };
+    let mut status = finish(&spec, &old, status, report.sandbox_ready, observed, now);
+    resize::tell(&spec, &report.resize, &mut status, now);
+    status
 }
 
 /// The status of a pod that waits before it can be handed over. `None` if it has already begun to run: its containers'
@@ -110,7 +119,7 @@ pub(crate) fn waiting(
     status.ephemeral_container_statuses = (!added.is_empty()).then_some(added);
     status.init_container_statuses = (!init.is_empty()).then_some(init);
     status.container_statuses = (!main.is_empty()).then_some(main);
-    resources::tell(&spec, &mut status);
+    resources::tell(&spec, &old, &Resizing::AsSpecified, &mut status);
     Some(finish(&spec, &old, status, false, observed, now))
 }
 

@@ -60,6 +60,20 @@ pub struct Container {
     /// How it is looked after; `None`: it is started again as the pod says.
     #[n(15)]
     pub care: Option<Care>,
+    /// Which changes of its limits and requests it has to be started again for; `None`: none.
+    #[n(16)]
+    pub restart_to_resize: Option<RestartToResize>,
+}
+
+/// Which changes of its limits and requests a container has to be started again for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Encode, Decode, CborLen)]
+pub struct RestartToResize {
+    /// Those of processors.
+    #[n(0)]
+    pub cpu: bool,
+    /// Those of memory.
+    #[n(1)]
+    pub memory: bool,
 }
 
 /// How clients may talk to a container's process.
@@ -307,6 +321,7 @@ impl Container {
             interactive: None,
             confinement: None,
             care: None,
+            restart_to_resize: None,
         }
     }
 }

@@ -81,6 +81,7 @@ pub(crate) fn deployment() -> impl Strategy<Value = EdgeDeployment> {
             fs_group: tail.2,
             supplemental_groups: tail.3,
             engine: tail.4,
+            generation: tail.5.and_then(|number| u64::try_from(number).ok()),
             priority: tail.5,
             ephemeral_containers,
         })
@@ -209,7 +210,8 @@ fn pull_policy() -> impl Strategy<Value = PullPolicy> {
     prop_oneof![Just(PullPolicy::Always), Just(PullPolicy::IfNotPresent), Just(PullPolicy::Never)]
 }
 
-fn container() -> impl Strategy<Value = Container> {
+/// Boxed: a pod of these would not fit on the stack of a test.
+fn container() -> BoxedStrategy<Container> {
     let env = (text(), env_value()).prop_map(|(name, value)| EnvVar { name, value });
     let propagation = of(prop_oneof![Just(Propagation::FromDevice), Just(Propagation::BothWays)]);
     let below = of(prop_oneof![Just(ReadOnlyBelow::IfPossible), Just(ReadOnlyBelow::Always)]);
@@ -235,7 +237,7 @@ fn container() -> impl Strategy<Value = Container> {
         (text(), text(), pull_policy(), vec(text(), 0..3), vec(text(), 0..3), of(text())),
         (
             (vec(env, 0..4), vec(mount, 0..3), resources, any::<bool>(), user, text(), any::<bool>()),
-            (of(interactive), of(confinement()), of(care())),
+            (of(interactive), of(confinement()), of(care()), of(any::<(bool, bool)>())),
         ),
     )
         .prop_map(|(head, (tail, more))| Container {
@@ -255,7 +257,9 @@ fn container() -> impl Strategy<Value = Container> {
             interactive: more.0,
             confinement: more.1,
             care: more.2,
+            restart_to_resize: more.3.map(|(cpu, memory)| RestartToResize { cpu, memory }),
         })
+        .boxed()
 }
 
 fn env_value() -> impl Strategy<Value = EnvValue> {
@@ -348,6 +352,7 @@ fn workload() -> impl Strategy<Value = WorkloadReport> {
             vec(container_report(), 0..3),
             vec(container_report(), 0..3),
             vec(container_report(), 0..3),
+            of(resize()),
         ),
     )
         .prop_map(|(head, tail)| WorkloadReport {
@@ -362,7 +367,21 @@ fn workload() -> impl Strategy<Value = WorkloadReport> {
             init_containers: tail.1,
             containers: tail.2,
             ephemeral_containers: tail.3,
+            resize: tail.4,
         })
+}
+
+fn resize() -> impl Strategy<Value = Resize> {
+    let pending = (any::<bool>(), text(), of(any::<u64>()))
+        .prop_map(|(infeasible, message, generation)| ResizePending { infeasible, message, generation });
+    let in_progress =
+        (of(any::<u64>()), of(text())).prop_map(|(generation, error)| ResizeInProgress { generation, error });
+    let whole = of(any::<u64>()).prop_map(|amount| Resources { cpu_limit_millis: amount, ..Resources::default() });
+    (of(pending), of(in_progress), of(whole)).prop_map(|(pending, in_progress, whole)| Resize {
+        pending,
+        in_progress,
+        whole,
+    })
 }
 
 fn container_report() -> impl Strategy<Value = ContainerReport> {
@@ -371,8 +390,12 @@ fn container_report() -> impl Strategy<Value = ContainerReport> {
         any::<u64>().prop_map(|since| ContainerState::Running(Running { since: DeviceTime(since) })),
         terminated().prop_map(ContainerState::Terminated),
     ];
-    (text(), any::<bool>(), of(any::<bool>()), any::<u32>(), of(text()), state, of(terminated())).prop_map(
-        |(name, ready, started, restart_count, container_id, state, last)| ContainerReport {
+    let given = any::<(u64, Option<u64>)>().prop_map(|(allocated, actual)| Given {
+        allocated: Resources { memory_limit_bytes: Some(allocated), ..Resources::default() },
+        actual: actual.map(|amount| Resources { memory_limit_bytes: Some(amount), ..Resources::default() }),
+    });
+    (text(), any::<bool>(), of(any::<bool>()), any::<u32>(), of(text()), state, of(terminated()), of(given)).prop_map(
+        |(name, ready, started, restart_count, container_id, state, last, given)| ContainerReport {
             image: name.clone(),
             image_id: name.clone(),
             name,
@@ -382,6 +405,7 @@ fn container_report() -> impl Strategy<Value = ContainerReport> {
             container_id,
             state,
             last,
+            given,
         },
     )
 }

@@ -245,6 +245,17 @@ pub struct StopContainerRequest {
     pub timeout: i64,
 }
 
+/// Give a container other limits.
+#[derive(Clone, PartialEq, Message)]
+pub struct UpdateContainerResourcesRequest {
+    /// Which one.
+    #[prost(string, tag = "1")]
+    pub container_id: String,
+    /// What it may use; what is 0 stays.
+    #[prost(message, optional, tag = "2")]
+    pub linux: Option<LinuxContainerResources>,
+}
+
 /// Which containers.
 #[derive(Clone, PartialEq, Message)]
 pub struct ContainerFilter {
@@ -490,6 +501,9 @@ pub struct MemoryUsage {
     /// What cannot be taken back.
     #[prost(message, optional, tag = "2")]
     pub working_set_bytes: Option<UInt64Value>,
+    /// All of it, with what the kernel keeps of files.
+    #[prost(message, optional, tag = "4")]
+    pub usage_bytes: Option<UInt64Value>,
     /// What is no file's.
     #[prost(message, optional, tag = "5")]
     pub rss_bytes: Option<UInt64Value>,

@@ -107,22 +107,52 @@ impl PodCgroups {
         }
     }
 
-    /// Makes the pod's cgroup, with its limits, if it is not there yet.
+    /// Makes the pod's cgroup, if it is not there yet, and sets its limits. One that uses more memory than it is to have keeps
+    /// what it has: whoever starts something in it is not held up by that.
     pub(super) fn make(&self, pod: &EdgeDeployment) -> io::Result<()> {
+        self.make_with(pod, |used, limits| Limits {
+            memory_bytes: limits.memory_bytes.filter(|limit| used < *limit),
+            ..limits
+        })
+    }
+
+    /// Sets the limits of a pod's cgroup, whatever it uses.
+    pub(super) fn set(&self, pod: &EdgeDeployment) -> io::Result<()> {
+        self.make_with(pod, |_, limits| limits)
+    }
+
+    /// `adapt`: what the limits become, given how much memory the pod uses now.
+    fn make_with(&self, pod: &EdgeDeployment, adapt: fn(u64, Limits) -> Limits) -> io::Result<()> {
+        let used = self.memory(pod).map_or(0, |(used, _)| used);
+        let limits = adapt(used, qos::limits(pod));
         let tree = match self {
             Self::Own(tree) => tree,
-            Self::Slices(slices) => return slices.make(pod).map_err(io::Error::other),
+            Self::Slices(slices) => return slices.make(pod, limits).map_err(io::Error::other),
             Self::Nobody(_) => return Ok(()),
         };
-        let limits = Limits { pids: tree.pids, ..qos::limits(pod) };
-        for controller in &tree.controllers {
-            let made = tree.hierarchies.limit(controller, &tree.place(pod), &limits);
-            made.map_err(|failed| io::Error::other(format!("{controller}: {}", failed.why)))?;
-        }
+        tree.set(pod, &Limits { pids: tree.pids, ..limits })?;
         if qos::class(pod) == Class::Burstable {
             tree.weigh();
         }
         Ok(())
+    }
+
+    /// How much memory a pod as a whole uses, and may use. `None`: nobody but the engine knows.
+    pub(super) fn memory(&self, pod: &EdgeDeployment) -> Option<(u64, u64)> {
+        match self {
+            Self::Own(tree) => tree.hierarchies.memory(&tree.place(pod)),
+            Self::Slices(slices) => slices.memory(pod),
+            Self::Nobody(_) => None,
+        }
+    }
+
+    /// Gives a pod as a whole at least what it is to have, and what it had: while its containers change, both hold.
+    pub(super) fn widen(&self, pod: &EdgeDeployment) -> io::Result<()> {
+        match self {
+            Self::Own(tree) => tree.set(pod, &wider(&tree.hierarchies, &tree.place(pod), qos::limits(pod))),
+            Self::Slices(slices) => slices.widen(pod).map_err(io::Error::other),
+            Self::Nobody(_) => Ok(()),
+        }
     }
 
     /// Removes a pod's cgroup with whatever is left in it. The engine has removed everything that it knows of.
@@ -168,6 +198,14 @@ impl Tree {
         self.top.join(class_place(pod)).join(own_name(&pod.uid))
     }
 
+    fn set(&self, pod: &EdgeDeployment, limits: &Limits) -> io::Result<()> {
+        for controller in &self.controllers {
+            let made = self.hierarchies.limit(controller, &self.place(pod), limits);
+            made.map_err(|failed| io::Error::other(format!("{controller}: {}", failed.why)))?;
+        }
+        Ok(())
+    }
+
     /// Everywhere a pod of this name may be, whatever its class: engines make cgroups in hierarchies that limit nothing.
     fn all_of(&self, pod: &PodUid) -> impl Iterator<Item = PathBuf> {
         let name = own_name(pod);
@@ -193,6 +231,18 @@ impl Tree {
         {
             tracing::warn!(why = failed.why, "burstable pods together do not weigh what they should");
         }
+    }
+}
+
+/// The larger of what a cgroup has and what is wanted. What is not limited yet is limited once what is in it is.
+fn wider(hierarchies: &Hierarchies, place: &Path, wanted: Limits) -> Limits {
+    let had_memory = hierarchies.memory(place).map(|(_, limit)| limit);
+    let had_cpu = hierarchies.cpu_limit(place);
+    Limits {
+        cpu_shares: wanted.cpu_shares.max(hierarchies.shares(place)),
+        cpu_millis: wanted.cpu_millis.zip(had_cpu).map(|(wanted, had)| wanted.max(had)),
+        memory_bytes: wanted.memory_bytes.zip(had_memory).map(|(wanted, had)| wanted.max(had)),
+        pids: None,
     }
 }
 
@@ -336,6 +386,24 @@ mod tests {
             assert_eq!(read(file), content, "{file}");
         }
         assert!(!dir.path().join("boats/sea/burstable/podb/memory.limit_in_bytes").exists());
+    }
+
+    #[test]
+    fn a_pod_that_uses_more_than_it_is_to_have_can_still_be_started_in() {
+        let (dir, own) = tree(None);
+        let file = |name: &str| dir.path().join("boats/sea/podfull").join(name);
+        own.make(&pod("full", 1_000, true)).unwrap();
+        fs::write(file("memory.usage_in_bytes"), "700").unwrap();
+        let limits =
+            || ["memory.limit_in_bytes", "cpu.cfs_quota_us"].map(|name| fs::read_to_string(file(name)).unwrap());
+        own.make(&pod("full", 700, true)).unwrap();
+        assert_eq!(limits(), ["1000", "70000"]);
+        own.widen(&pod("full", 800, true)).unwrap();
+        assert_eq!(limits(), ["1000", "80000"]);
+        own.widen(&pod("full", 500, true)).unwrap();
+        assert_eq!(limits(), ["1000", "80000"]);
+        own.set(&pod("full", 500, true)).unwrap();
+        assert_eq!((limits(), own.memory(&pod("full", 500, true))), (["500".into(), "50000".into()], Some((700, 500))));
     }
 
     #[test]

@@ -133,7 +133,7 @@ fn ends_as_one(frame: Frame<'_>) -> HashMap<String, String> {
 }
 
 /// Limits and weights as a kubelet reckons them.
-fn resources(resources: &Resources, oom_score_adj: i64) -> LinuxContainerResources {
+pub(super) fn resources(resources: &Resources, oom_score_adj: i64) -> LinuxContainerResources {
     let requested = resources.cpu_request_millis.or(resources.cpu_limit_millis).unwrap_or(0);
     let quota = resources.cpu_limit_millis.filter(|millis| *millis > 0);
     LinuxContainerResources {

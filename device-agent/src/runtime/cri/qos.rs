@@ -32,6 +32,11 @@ pub(super) fn class(pod: &EdgeDeployment) -> Class {
     }
 }
 
+/// Whether a pod gets no more than it was promised.
+pub(crate) fn is_guaranteed_pod(pod: &EdgeDeployment) -> bool {
+    class(pod) == Class::Guaranteed
+}
+
 /// What the pod asks for as a whole. What it does not say is what its containers ask for, or else its limit.
 fn whole(pod: &EdgeDeployment) -> Option<Resources> {
     let told = asks(pod).find_map(|ask| match ask {

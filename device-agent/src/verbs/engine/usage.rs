@@ -114,7 +114,12 @@ mod tests {
             name: format!("{pod}-{name}"),
             created: 996_000_000_000,
             cpu,
-            memory: Some(MemoryUsage { timestamp: 1, working_set_bytes: number(7), rss_bytes: None }),
+            memory: Some(MemoryUsage {
+                timestamp: 1,
+                working_set_bytes: number(7),
+                usage_bytes: None,
+                rss_bytes: None,
+            }),
         };
         let measured = CpuUsage { timestamp: 999_500_000_000, usage_core_nano_seconds: number(5) };
         let used = Used {

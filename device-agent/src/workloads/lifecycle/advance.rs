@@ -37,13 +37,15 @@ impl Lifecycle {
         }
         self.record.kill_at = None;
         self.make_place(now, &spec, out);
+        self.seek_room(out);
         self.replace_changed(now, &spec, out);
+        let resizing = self.resize(now, &spec, out);
         self.stop_unwell(now, out);
         for at in 0..self.record.containers.len() {
             self.drive_stop(now, at, true, out);
         }
         self.record.containers.retain(|c| c.role != Role::Stray || c.is_alive());
-        if !self.restart_all(now, out) && matches!(self.place, Place::Made { .. }) {
+        if !self.restart_all(now, out) && !resizing && matches!(self.place, Place::Made { .. }) {
             self.run_in_order(now, &spec, out);
         }
         self.look_at_it(now, &spec, out);
@@ -249,6 +251,7 @@ impl Lifecycle {
         container.afresh = false;
         container.revive = false;
         container.health = Some(Health::first(described.and_then(|(c, _)| c.care.as_ref())));
+        container.given = described.map(|(c, _)| c.resources.into());
         container.adopted = false;
         container.probers = Default::default();
         container.activity = Activity::Starting;

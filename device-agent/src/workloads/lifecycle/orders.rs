@@ -79,10 +79,10 @@ impl Lifecycle {
                 self.record.containers.iter().any(|c| c.role == Role::Main && c.attempt.is_some());
         }
         self.place_outdated |= self.spec.as_ref().is_some_and(|old| old.volumes != spec.volumes);
+        self.allot(&spec);
         if let Place::Failed { retry, .. } = &mut self.place {
             *retry = now;
         }
-        self.spec = Some(spec);
     }
 
     fn describe_containers(&mut self, spec: &EdgeDeployment) {

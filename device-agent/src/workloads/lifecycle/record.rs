@@ -6,6 +6,7 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
+use super::allotment::{Allotment, Amounts};
 use super::prober::{ProbeKind, Prober};
 use super::restart::Rule;
 use crate::runtime::{Exit, ExitCause, Handle};
@@ -39,10 +40,35 @@ pub(super) struct Record {
     pub(super) kill_at: Option<u64>,
     /// Nothing runs any more and nothing will: said once with `Gone`.
     pub(super) gone: bool,
+    /// What the device lets it use; `None`: what its description says.
+    pub(super) allotment: Option<Allotment>,
+    /// Why that is not what its description says.
+    pub(super) pending: Option<Pending>,
+    /// It is, and not all of it has been applied.
+    pub(super) resizing: Option<Resizing>,
+    /// What holds for the pod as a whole is not what it was given.
+    pub(super) outgrown: bool,
     /// Init containers first, as in the pod; those that were added to look at it last.
     pub(super) containers: Vec<Container>,
     /// Where those that were added are while the record is encoded: an agent that does not know them skips them.
     ephemeral: Vec<Container>,
+}
+
+/// Why a pod does not get what its description says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Pending {
+    /// It never will; else it does when there is room.
+    pub(super) infeasible: bool,
+    pub(super) message: String,
+    pub(super) generation: Option<u64>,
+}
+
+/// What a pod was given is being applied.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Resizing {
+    pub(super) generation: Option<u64>,
+    /// Why that failed the last time.
+    pub(super) error: Option<String>,
 }
 
 /// Whether containers that end are started again.
@@ -115,6 +141,9 @@ pub(super) struct Container {
     /// What of its description does not hold here, as it was told last.
     #[serde(default)]
     pub(super) not_enforced: Vec<String>,
+    /// What the newest attempt was given; `None`: nobody remembers.
+    #[serde(default)]
+    pub(super) given: Option<Amounts>,
     /// What it is doing; found out again after a restart of the agent.
     #[serde(skip)]
     pub(super) activity: Activity,
@@ -239,6 +268,7 @@ impl Container {
             own_policy: None,
             rules: Vec::new(),
             not_enforced: Vec::new(),
+            given: None,
             activity: Activity::Idle,
             create_delay: 0,
             starting_hook: false,

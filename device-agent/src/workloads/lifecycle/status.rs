@@ -10,6 +10,10 @@ use crate::runtime::ExitCause;
 impl Lifecycle {
     /// How the pod is; `None` while nothing at all is known of it.
     pub fn report(&self, _now: DeviceTime) -> Option<WorkloadReport> {
+        // It would seem to have what its description says. The answer comes at once.
+        if self.asks_for_room() {
+            return None;
+        }
         self.make_report(false)
     }
 
@@ -37,6 +41,7 @@ impl Lifecycle {
             init_containers: statuses(is_init),
             containers: statuses(|role| role == Role::Main),
             ephemeral_containers: statuses(|role| role == Role::Ephemeral),
+            resize: Some(self.resize_report()),
         })
     }
 
@@ -99,6 +104,7 @@ impl Lifecycle {
             }),
             state,
             last: last.map(|ended| self.terminated(container, ended)),
+            given: self.given(container),
         }
     }
 

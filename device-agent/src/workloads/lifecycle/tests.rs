@@ -15,6 +15,7 @@ mod ephemeral;
 mod faults;
 mod images;
 mod rejected;
+mod resize;
 mod restart;
 
 pub(super) fn deployment(spec: &EdgeDeployment) -> Deployment {
@@ -30,6 +31,9 @@ pub(super) struct Sim {
     start_problem: Option<StartProblem>,
     prepare_problem: Option<String>,
     not_enforced: Vec<String>,
+    /// Why there is no room for more, and what went wrong with applying it.
+    pub(super) no_room: Option<NoRoom>,
+    pub(super) resize_problem: Option<String>,
     /// What probes are answered; the others are answered well. A probe or hook of `None` is not answered by itself.
     pub(super) answers: BTreeMap<(String, ProbeKind), Option<ProbeAnswer>>,
     pub(super) hook_end: Option<HookEnd>,
@@ -52,6 +56,8 @@ impl Sim {
             start_problem: None,
             prepare_problem: None,
             not_enforced: vec![],
+            no_room: None,
+            resize_problem: None,
             answers: BTreeMap::new(),
             hook_end: Some(HookEnd::Done),
         }
@@ -133,6 +139,14 @@ impl Sim {
             Effect::Forget => {
                 self.log.push("forget".into());
                 None
+            }
+            Effect::SeekRoom(spec) => Some(Event::GivenRoom(spec, self.no_room.clone().map_or(Ok(()), Err))),
+            Effect::Resize(to) => {
+                let names: Vec<String> = to.containers.iter().map(|(id, _)| short(id)).collect();
+                self.log.push(format!("resize [{}]", names.join(" ")));
+                let problem = self.resize_problem.clone();
+                let done = to.containers.iter().map(|(id, _)| id.clone()).filter(|_| problem.is_none()).collect();
+                Some(Event::Resized(to, Resized { done, problem }))
             }
             Effect::Watch(_) => None,
         }

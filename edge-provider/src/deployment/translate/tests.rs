@@ -78,6 +78,26 @@ fn deployment(spec: Value) -> EdgeDeployment {
     run(spec).unwrap().deployment
 }
 
+#[test]
+fn how_a_container_is_resized_travels_only_if_it_is_not_the_usual_way() {
+    let policy = |list: Value| deployment(with(json!({"resizePolicy": list}))).containers.remove(0).restart_to_resize;
+    let row = |name: &str, policy: &str| json!({"resourceName": name, "restartPolicy": policy});
+    assert_eq!(policy(json!([])), None);
+    assert_eq!(policy(json!([row("cpu", "NotRequired"), row("memory", "NotRequired")])), None);
+    let memory = RestartToResize { cpu: false, memory: true };
+    assert_eq!(policy(json!([row("cpu", "NotRequired"), row("memory", "RestartContainer")])), Some(memory));
+}
+
+#[test]
+fn the_generation_travels_once_the_pod_was_changed() {
+    for (generation, expected) in [(None, None), (Some(1), None), (Some(2), Some(2)), (Some(-1), None)] {
+        let mut pod = pod(with(json!({})));
+        pod.metadata.generation = generation;
+        let translation = translate(&Subject::of(&pod).unwrap(), &shop()).unwrap();
+        assert_eq!(translation.deployment.generation, expected, "{generation:?}");
+    }
+}
+
 #[track_caller]
 fn main_container(container: Value) -> Container {
     deployment(with(container)).containers.remove(0)

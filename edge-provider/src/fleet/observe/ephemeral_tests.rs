@@ -30,6 +30,7 @@ fn said(deployment: Option<ContentHash>, ephemeral_containers: Vec<ContainerRepo
         init_containers: Vec::new(),
         containers: Vec::new(),
         ephemeral_containers,
+        resize: None,
     }
 }
 
@@ -45,6 +46,7 @@ fn running() -> ContainerReport {
         container_id: Some("containerd://1".to_owned()),
         state: Said::Running(Running { since: DeviceTime(1) }),
         last: None,
+        given: None,
     }
 }
 

@@ -59,6 +59,7 @@ pub(super) fn workload(n: u8, phase: Phase) -> WorkloadReport {
         init_containers: Vec::new(),
         containers: Vec::new(),
         ephemeral_containers: Vec::new(),
+        resize: None,
     }
 }
 

@@ -141,7 +141,7 @@ pub(crate) fn initial_status(pod: &Value) -> Value {
 }
 
 /// The quality-of-service class.
-fn qos(pod: &Value) -> &'static str {
+pub(crate) fn qos(pod: &Value) -> &'static str {
     let containers: Vec<&Value> =
         list(pod, &["spec", "containers"]).iter().chain(list(pod, &["spec", "initContainers"])).collect();
     let amount = |container: &Value, kind: &str, resource: &str| {

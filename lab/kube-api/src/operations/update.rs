@@ -116,10 +116,16 @@ fn restrict(old: &Value, new: Value, resource: &Resource, subresource: &str) -> 
         }
         "resize" => {
             let mut kept = old.clone();
-            for (index, item) in object::list(&new, &["spec", "containers"]).iter().enumerate() {
-                if let Some(place) = kept.pointer_mut(&format!("/spec/containers/{index}")) {
-                    take(place, item, &["resources"]);
+            for list in ["containers", "initContainers"] {
+                for (index, item) in object::list(&new, &["spec", list]).iter().enumerate() {
+                    if let Some(place) = kept.pointer_mut(&format!("/spec/{list}/{index}")) {
+                        take(place, item, &["resources"]);
+                        take(place, item, &["resizePolicy"]);
+                    }
                 }
+            }
+            if at(&new, &["spec", "resources"]).is_some() {
+                take(&mut kept, &new, &["spec", "resources"]);
             }
             kept
         }
@@ -234,6 +240,7 @@ pub(crate) fn replace(
         _ if resource.custom => validation::on_update(old, &new, resource),
         "status" => validation::on_status(&new, resource),
         "ephemeralcontainers" => validation::on_added(old, &new, resource),
+        "resize" => validation::on_resized(old, &new, resource),
         _ => Vec::new(),
     };
     if !errors.is_empty() {

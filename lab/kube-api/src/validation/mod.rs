@@ -4,6 +4,7 @@ pub(crate) mod addresses;
 mod ephemeral;
 pub(crate) mod names;
 pub(crate) mod pods;
+mod resize;
 pub(crate) mod workloads;
 
 use serde_json::{Value, json};
@@ -27,6 +28,13 @@ pub(crate) fn on_create(object: &Value, resource: &Resource) -> Vec<FieldError> 
 pub(crate) fn on_added(old: &Value, new: &Value, resource: &Resource) -> Vec<FieldError> {
     let mut errors = content(new, resource);
     errors.extend(ephemeral::only_more(old, new));
+    errors
+}
+
+/// What is wrong with other limits and requests of a pod.
+pub(crate) fn on_resized(old: &Value, new: &Value, resource: &Resource) -> Vec<FieldError> {
+    let mut errors = content(new, resource);
+    errors.extend(resize::in_place(old, new));
     errors
 }
 

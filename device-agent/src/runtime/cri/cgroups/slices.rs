@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use hawser_wire::PodUid;
 use hawser_wire::deployment::EdgeDeployment;
 
-use super::{BEST_EFFORT, BURSTABLE, PLACES, class_place, own_name, remove_tree, remove_with_strays, within};
+use super::{BEST_EFFORT, BURSTABLE, PLACES, class_place, own_name, remove_tree, remove_with_strays, wider, within};
 use crate::cgroup::{Hierarchies, Limits, MIN_SHARES};
 use crate::runtime::cri::qos;
 use crate::systemd::{Failed, Systemd};
@@ -65,9 +65,9 @@ impl Slices {
         self.named(class_place(pod), &own_name(&pod.uid))
     }
 
-    pub(super) fn make(&self, pod: &EdgeDeployment) -> Result<(), Failed> {
+    pub(super) fn make(&self, pod: &EdgeDeployment, limits: Limits) -> Result<(), Failed> {
         let Some(systemd) = &self.systemd else { return Ok(()) };
-        let limits = Limits { pids: self.pids, ..qos::limits(pod) };
+        let limits = Limits { pids: self.pids, ..limits };
         let name = self.of(pod);
         systemd.keep_slice(&name, &format!("pod {}/{}", pod.namespace, pod.name), &limits)?;
         if class_place(pod) == BURSTABLE {
@@ -76,6 +76,18 @@ impl Slices {
             });
         }
         Ok(())
+    }
+
+    /// How much memory a pod as a whole uses, and may use.
+    pub(super) fn memory(&self, pod: &EdgeDeployment) -> Option<(u64, u64)> {
+        self.hierarchies.memory(&path(&self.of(pod)))
+    }
+
+    /// Gives a pod as a whole at least what it is to have, and what it had.
+    pub(super) fn widen(&self, pod: &EdgeDeployment) -> Result<(), Failed> {
+        let Some(systemd) = &self.systemd else { return Ok(()) };
+        let name = self.of(pod);
+        systemd.change_slice(&name, &wider(&self.hierarchies, &path(&name), qos::limits(pod)))
     }
 
     /// Ends a pod's slice with whatever is left in it. The engine has removed everything that it knows of.
@@ -191,6 +203,10 @@ mod tests {
         EdgeDeployment { uid: PodUid::new(uid).unwrap(), containers, ..samples::pod() }
     }
 
+    fn make(slices: &Slices, pod: &EdgeDeployment) {
+        slices.make(pod, qos::limits(pod)).unwrap();
+    }
+
     fn parts() -> impl Iterator<Item = String> {
         ["boats", "sea-1"].map(str::to_owned).into_iter()
     }
@@ -199,9 +215,9 @@ mod tests {
     fn systemd_is_told_what_pods_and_their_classes_may_use() {
         let (_dir, systemd, player) = play(vec![Says::Done; 6]);
         let slices = Slices::set_up(systemd, Hierarchies::default(), parts(), Some(77));
-        slices.make(&pod("a-1", 105, Some(105))).unwrap();
-        slices.make(&pod("b", 500, None)).unwrap();
-        slices.make(&pod("b", 500, None)).unwrap();
+        make(&slices, &pod("a-1", 105, Some(105)));
+        make(&slices, &pod("b", 500, None));
+        make(&slices, &pod("b", 500, None));
         let asked = player.join().unwrap();
         for (request, method, name, weight) in [
             (0, "StartTransientUnit", "boats-sea_1-besteffort.slice", Some(1)),
@@ -227,7 +243,7 @@ mod tests {
         let says = [[Says::Done; 2].as_slice(), &[Says::Exists], &[Says::Done; 6]].concat();
         let (_dir, systemd, player) = play(says);
         let slices = Slices::set_up(systemd, Hierarchies::default(), parts(), Some(77));
-        slices.make(&pod("b", 500, None)).unwrap();
+        make(&slices, &pod("b", 500, None));
         slices.remove(&PodUid::new("b").unwrap()).unwrap();
         let asked = player.join().unwrap();
         assert!(names(&asked[3], "SetUnitProperties") && names(&asked[3], "boats-sea_1-burstable-podb.slice"));
@@ -243,7 +259,7 @@ mod tests {
     fn without_an_answer_pods_have_slices_all_the_same() {
         let slices = Slices::set_up(Systemd::at("/nowhere".into()), Hierarchies::default(), parts(), Some(77));
         let pod = pod("b", 500, None);
-        slices.make(&pod).unwrap();
+        make(&slices, &pod);
         assert_eq!(slices.of(&pod), "boats-sea_1-burstable-podb.slice");
         slices.remove(&pod.uid).unwrap();
     }

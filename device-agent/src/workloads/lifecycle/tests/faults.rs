@@ -170,6 +170,11 @@ impl World {
             }
             Effect::Probe(call) => Some(Event::Probed(call.id, call.kind, ProbeAnswer::Good)),
             Effect::Hook(call) => Some(Event::Hooked(call.id, call.kind, HookEnd::Done)),
+            Effect::SeekRoom(spec) => Some(Event::GivenRoom(spec, Ok(()))),
+            Effect::Resize(to) => {
+                let done = to.containers.iter().map(|(id, _)| id.clone()).collect();
+                Some(Event::Resized(to, Resized { done, problem: None }))
+            }
             Effect::Event(_) | Effect::Gone(_) | Effect::Forget => None,
         }
     }
