@@ -176,6 +176,9 @@ state = "{folder}/state"
     config_path = "{folder}/registries"
 [plugins."io.containerd.internal.v1.opt"]
   path = "{folder}/opt"
+# Its socket is one for all engines of a machine, and two that start at a time are in each other's way.
+[plugins."io.containerd.nri.v1.nri"]
+  disable = true
 # Who pulls in a containerd from 2.1 on; an older one has no such part.
 [[plugins."io.containerd.transfer.v1.local".unpack_config]]
   platform = "linux/{arch}"
