@@ -10,6 +10,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod amounts;
 pub mod codec;
 pub mod deployment;
 pub mod desired;

@@ -7,9 +7,9 @@
 //! a device is there for.
 
 use std::cmp::Reverse;
-use std::fmt;
 
 use hawser_wire::PodUid;
+use hawser_wire::amounts::Bytes;
 use hawser_wire::deployment::{Container, ContainerKind, EdgeDeployment, VolumeSource};
 
 use crate::runtime::DiskUse;
@@ -194,17 +194,6 @@ fn limited_volumes(pod: &EdgeDeployment) -> impl Iterator<Item = (&str, u64)> {
         VolumeSource::EmptyDir(empty) if !empty.memory => Some((volume.name.as_str(), empty.size_limit?)),
         _ => None,
     })
-}
-
-/// A number of bytes as Kubernetes writes it: in the largest unit in which it is whole.
-pub(super) struct Bytes(pub(super) u64);
-
-impl fmt::Display for Bytes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const UNITS: [&str; 7] = ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
-        let unit = if self.0 == 0 { 0 } else { (self.0.trailing_zeros() / 10).min(6) as usize };
-        write!(f, "{}{}", self.0 >> (10 * unit), UNITS[unit])
-    }
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use hawser_wire::amounts::{Bytes, Millicpus};
 use hawser_wire::deployment::{Ask, Container, EdgeDeployment, Resources, RestartToResize};
 use serde::{Deserialize, Serialize};
 
@@ -134,8 +135,8 @@ pub(super) fn summary(pod: &EdgeDeployment, generation: Option<u64>, error: Opti
 
 fn written(of: &Resources) -> serde_json::Value {
     let list = |cpu: Option<u64>, memory: Option<u64>| {
-        let cpu = cpu.map(|millis| ("cpu".to_owned(), millicpus(millis)));
-        let memory = memory.map(|bytes| ("memory".to_owned(), binary(bytes)));
+        let cpu = cpu.map(|millis| ("cpu".to_owned(), Millicpus(millis).to_string()));
+        let memory = memory.map(|bytes| ("memory".to_owned(), Bytes(bytes).to_string()));
         cpu.into_iter().chain(memory).collect::<BTreeMap<_, _>>()
     };
     let lists = [
@@ -143,14 +144,4 @@ fn written(of: &Resources) -> serde_json::Value {
         ("requests", list(of.cpu_request_millis, of.memory_request_bytes)),
     ];
     serde_json::json!(lists.into_iter().filter(|(_, list)| !list.is_empty()).collect::<BTreeMap<_, _>>())
-}
-
-fn millicpus(millis: u64) -> String {
-    if millis.is_multiple_of(1_000) { (millis / 1_000).to_string() } else { format!("{millis}m") }
-}
-
-fn binary(bytes: u64) -> String {
-    let units = [("Gi", 30), ("Mi", 20), ("Ki", 10)];
-    let whole = units.into_iter().find(|(_, power)| bytes > 0 && bytes.is_multiple_of(1 << power));
-    whole.map_or_else(|| bytes.to_string(), |(unit, power)| format!("{}{unit}", bytes >> power))
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use hawser_wire::amounts::{Bytes, Millicpus};
 use hawser_wire::deployment::Resources;
 use hawser_wire::report::{Resize, WorkloadReport};
 use k8s_openapi::api::core::v1::ResourceRequirements;
@@ -43,8 +44,8 @@ pub(super) fn resizing(said: &WorkloadReport) -> Resizing {
 
 fn requirements(said: &Resources) -> ResourceRequirements {
     let list = |cpu: Option<u64>, memory: Option<u64>| {
-        let cpu = cpu.map(|millis| ("cpu".to_owned(), millicpus(millis)));
-        let memory = memory.map(|bytes| ("memory".to_owned(), binary(bytes)));
+        let cpu = cpu.map(|millis| ("cpu".to_owned(), Quantity(Millicpus(millis).to_string())));
+        let memory = memory.map(|bytes| ("memory".to_owned(), Quantity(Bytes(bytes).to_string())));
         let list: BTreeMap<_, _> = cpu.into_iter().chain(memory).collect();
         (!list.is_empty()).then_some(list)
     };
@@ -52,30 +53,5 @@ fn requirements(said: &Resources) -> ResourceRequirements {
         limits: list(said.cpu_limit_millis, said.memory_limit_bytes),
         requests: list(said.cpu_request_millis, said.memory_request_bytes),
         claims: None,
-    }
-}
-
-fn millicpus(millis: u64) -> Quantity {
-    Quantity(if millis.is_multiple_of(1_000) { (millis / 1_000).to_string() } else { format!("{millis}m") })
-}
-
-fn binary(bytes: u64) -> Quantity {
-    let units = [("Gi", 30), ("Mi", 20), ("Ki", 10)];
-    let whole = units.into_iter().find(|(_, power)| bytes > 0 && bytes.is_multiple_of(1 << power));
-    Quantity(whole.map_or_else(|| bytes.to_string(), |(unit, power)| format!("{}{unit}", bytes >> power)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn amounts_are_written_as_people_write_them() {
-        for (millis, expected) in [(0, "0"), (100, "100m"), (1_500, "1500m"), (2_000, "2")] {
-            assert_eq!(millicpus(millis).0, expected);
-        }
-        for (bytes, expected) in [(0, "0"), (1_000, "1000"), (1 << 10, "1Ki"), (3 << 20, "3Mi"), (1 << 34, "16Gi")] {
-            assert_eq!(binary(bytes).0, expected);
-        }
     }
 }
