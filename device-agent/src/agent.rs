@@ -30,6 +30,7 @@ use crate::link::client::{Hub, HubConfig};
 use crate::link::session::Credentials;
 use crate::link::task::{Link, LinkState};
 use crate::link::{Brain, BrainConfig, HubError};
+use crate::reserved::Reserved;
 use crate::runtime::{Runtime, RuntimeFacts};
 use crate::state_dir::{StateDir, StateDirError};
 use crate::streams;
@@ -62,6 +63,8 @@ pub struct AgentConfig {
     pub runtime_version: String,
     /// When unused images go.
     pub images: ImageLimits,
+    /// What pods are not promised.
+    pub reserved: Reserved,
 }
 
 impl AgentConfig {
@@ -69,7 +72,8 @@ impl AgentConfig {
     pub fn new(identity: Identity, state_dir: PathBuf) -> Self {
         let runtime_version = format!("process://{VERSION}");
         let (time, images) = (TimeSource::kernel(), ImageLimits::default());
-        Self { identity, state_dir, time, max_pods: 110, runtime_version, images }
+        let reserved = Reserved::default();
+        Self { identity, state_dir, time, max_pods: 110, runtime_version, images, reserved }
     }
 }
 
@@ -148,6 +152,7 @@ impl Agent {
             agent_version: VERSION.to_owned(),
             runtime: config.runtime_version.clone(),
             pods: config.max_pods,
+            reserved: config.reserved,
         });
         let (measured, short) = measurer.measure(clock.now().0, &ledger.health().borrow(), RuntimeFacts::default());
         let (shortages_in, shortages) = watch::channel(short);

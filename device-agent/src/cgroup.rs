@@ -132,6 +132,16 @@ impl Hierarchies {
         }
     }
 
+    /// Whether a cgroup has the weight with which the kernel made it: nobody has said what it should be.
+    pub(crate) fn weighs_as_made(&self, path: &Path) -> bool {
+        let Some(hierarchy) = self.with("cpu") else { return false };
+        let (file, made) = match hierarchy.version() {
+            Version::V1 => ("cpu.shares", "1024"),
+            Version::V2 => ("cpu.weight", "100"),
+        };
+        fs::read_to_string(hierarchy.root.join(path).join(file)).is_ok_and(|weight| weight.trim() == made)
+    }
+
     /// How much memory is used in a cgroup, and how much may be: far more than there is if it is not limited.
     pub(crate) fn memory(&self, path: &Path) -> Option<(u64, u64)> {
         let hierarchy = self.with("memory")?;

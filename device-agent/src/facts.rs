@@ -10,12 +10,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use hawser_wire::amounts::Millicpus;
+use hawser_wire::quantity;
 use hawser_wire::report::{NodeFacts, Resource};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::DeviceClock;
 use crate::ledger::Durability;
+use crate::reserved::{Capacity, Reserved};
 use crate::runtime::{Runtime, RuntimeFacts};
 use crate::upkeep::Shortage;
 use crate::workloads::HostFacts;
@@ -29,6 +32,20 @@ pub(crate) fn memory_total() -> Option<u64> {
     parse::meminfo(&read("/proc/meminfo"), "MemTotal")
 }
 
+/// What the device has for pods and itself, but for its disk.
+pub(crate) fn capacity() -> Capacity {
+    let number = |path: &str| read(path).trim().parse::<u64>().ok();
+    // Both bound processes and threads of the whole device.
+    let most = ["/proc/sys/kernel/pid_max", "/proc/sys/kernel/threads-max"].into_iter().filter_map(number).min();
+    Capacity { cpu_millis: cpus() * 1_000, memory_bytes: memory_total(), storage_bytes: None, processes: most }
+}
+
+/// Why the device cannot keep so much for itself.
+pub(crate) fn cannot_keep(reserved: &Reserved) -> Option<String> {
+    let has = capacity();
+    reserved.is_too_much(&has, has.memory_bytes.map_or(0, memory_threshold))
+}
+
 /// What the agent knows of itself and adds to the facts.
 #[derive(Debug, Clone)]
 pub(crate) struct Own {
@@ -38,6 +55,8 @@ pub(crate) struct Own {
     pub(crate) runtime: String,
     /// How many pods fit.
     pub(crate) pods: u32,
+    /// What they are not promised.
+    pub(crate) reserved: Reserved,
 }
 
 /// Measures the device.
@@ -55,7 +74,7 @@ struct Fixed {
     machine_id: String,
     system_uuid: String,
     boot_id: String,
-    cpus: usize,
+    cpus: u64,
 }
 
 impl Measurer {
@@ -78,18 +97,29 @@ impl Measurer {
     fn tell(&mut self, now_millis: u64, measured: &Measured, runtime: RuntimeFacts) -> NodeFacts {
         let memory = measured.memory_total.unwrap_or(0);
         let storage = measured.disk.map_or(0, |disk| disk.total);
-        let resources = |memory: u64, storage: u64| {
+        let resources = |of: &Capacity| {
             vec![
-                resource("cpu", self.fixed.cpus.to_string()),
-                resource("memory", format!("{}Ki", memory / 1024)),
-                resource("ephemeral-storage", format!("{}Ki", storage / 1024)),
+                resource("cpu", Millicpus(of.cpu_millis).to_string()),
+                resource("memory", format!("{}Ki", of.memory_bytes.unwrap_or(0) / 1024)),
+                resource("ephemeral-storage", format!("{}Ki", of.storage_bytes.unwrap_or(0) / 1024)),
                 resource("pods", self.own.pods.to_string()),
             ]
         };
+        let capacity = Capacity {
+            cpu_millis: self.fixed.cpus * 1_000,
+            memory_bytes: Some(memory),
+            storage_bytes: Some(storage),
+            processes: None,
+        };
+        // What is left when the pressures begin.
+        let usable = Capacity {
+            memory_bytes: Some(memory - memory_threshold(memory)),
+            storage_bytes: Some(storage / 10 * 9),
+            ..capacity
+        };
         NodeFacts {
-            capacity: resources(memory, storage),
-            // What is left when the pressures begin.
-            allocatable: resources(memory - memory_threshold(memory), storage / 10 * 9),
+            capacity: resources(&capacity),
+            allocatable: resources(&self.own.reserved.left_of(&usable)),
             arch: parse::go_arch(std::env::consts::ARCH, cfg!(target_endian = "little")).to_owned(),
             os: std::env::consts::OS.to_owned(),
             kernel: self.fixed.kernel.clone(),
@@ -139,7 +169,7 @@ impl Fixed {
             system_uuid: uuid.unwrap_or_else(|| machine_id.clone()),
             machine_id,
             boot_id: first_line("/proc/sys/kernel/random/boot_id").unwrap_or_default(),
-            cpus: std::thread::available_parallelism().map_or(1, usize::from),
+            cpus: cpus(),
         }
     }
 }
@@ -223,20 +253,19 @@ pub(crate) async fn watch_runtime<R: Runtime>(
 /// What pods are told about the device.
 pub(crate) fn host_facts(facts: &NodeFacts) -> HostFacts {
     let amount = |resource: &Resource| {
-        let quantity = resource.quantity.as_str();
-        let whole = match quantity.strip_suffix("Ki") {
-            Some(kibibytes) => kibibytes.parse::<u64>().ok()?.checked_mul(1024)?,
-            // Pods ask for processors in thousandths.
-            None if resource.name == "cpu" => quantity.parse::<u64>().ok()?.checked_mul(1000)?,
-            None => quantity.parse().ok()?,
-        };
-        Some((resource.name.clone(), whole))
+        // Pods ask for processors in thousandths.
+        let parse = if resource.name == "cpu" { quantity::millis } else { quantity::units };
+        Some((resource.name.clone(), parse(&resource.quantity).ok()?))
     };
     HostFacts { addresses: facts.addresses.clone(), allocatable: facts.allocatable.iter().filter_map(amount).collect() }
 }
 
 fn resource(name: &str, quantity: String) -> Resource {
     Resource { name: name.to_owned(), quantity }
+}
+
+fn cpus() -> u64 {
+    std::thread::available_parallelism().map_or(1, |many| many.get() as u64)
 }
 
 fn read(path: &str) -> String {
@@ -303,13 +332,7 @@ mod tests {
 
     #[test]
     fn this_machine_can_be_measured() {
-        let own = Own {
-            state_dir: std::env::temp_dir(),
-            agent_version: "1".to_owned(),
-            runtime: "process://1".to_owned(),
-            pods: 110,
-        };
-        let mut measurer = Measurer::new(own);
+        let mut measurer = Measurer::new(own(Reserved::default()));
         let (facts, _) = measurer.measure(0, &Durability::Durable, RuntimeFacts::default());
         let names: Vec<&str> = facts.capacity.iter().map(|resource| resource.name.as_str()).collect();
         assert_eq!(names, ["cpu", "memory", "ephemeral-storage", "pods"]);
@@ -323,5 +346,30 @@ mod tests {
             facts,
             "nothing moves by itself"
         );
+    }
+
+    fn own(reserved: Reserved) -> Own {
+        Own {
+            state_dir: std::env::temp_dir(),
+            agent_version: "1".to_owned(),
+            runtime: "process://1".to_owned(),
+            pods: 110,
+            reserved,
+        }
+    }
+
+    #[test]
+    fn what_the_device_keeps_is_not_promised() {
+        let told = |reserved| {
+            let mut measurer = Measurer::new(own(reserved));
+            host_facts(&measurer.measure(0, &Durability::Durable, RuntimeFacts::default()).0).allocatable
+        };
+        let kept = Reserved { cpu_millis: 250, memory_bytes: 64 << 20, storage_bytes: 1 << 20, processes: 7 };
+        let (all, left) = (told(Reserved::default()), told(kept));
+        for (name, less) in [("cpu", 250), ("memory", 64 << 20), ("ephemeral-storage", 1 << 20), ("pods", 0)] {
+            assert_eq!(all[name] - left[name], less, "{name}");
+        }
+        assert_eq!(cannot_keep(&kept), None);
+        assert!(cannot_keep(&Reserved { memory_bytes: u64::MAX, ..kept }).is_some());
     }
 }

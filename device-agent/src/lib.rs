@@ -13,6 +13,7 @@ pub(crate) mod facts;
 pub mod identity;
 pub mod ledger;
 pub mod link;
+pub mod reserved;
 pub mod runtime;
 pub mod shim;
 pub mod state_dir;

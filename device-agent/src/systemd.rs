@@ -59,7 +59,12 @@ impl Systemd {
     /// Makes a slice with these limits, or gives them to the one that is there. It has them before anything is put into it
     /// later on: systemd does one thing after the other.
     pub(crate) fn keep_slice(&self, name: &str, what: &str, limits: &Limits) -> Result<(), Failed> {
-        let started = self.ask(&Call::new("StartTransientUnit", "ssa(sv)a(sa(sv))"), |body| {
+        if self.make_slice(name, what, limits)? { Ok(()) } else { self.change_slice(name, limits) }
+    }
+
+    /// Makes a slice with these limits, unless there is one of this name: then nothing happens, and the answer is no.
+    pub(crate) fn make_slice(&self, name: &str, what: &str, limits: &Limits) -> Result<bool, Failed> {
+        let made = self.ask(&Call::new("StartTransientUnit", "ssa(sv)a(sa(sv))"), |body| {
             body.text(name);
             body.text("replace");
             body.properties(|values| {
@@ -73,9 +78,9 @@ impl Systemd {
             });
             body.nothing_beside();
         });
-        match started {
-            Err(Failed::Refused { name: kind, .. }) if kind == EXISTS => self.change_slice(name, limits),
-            started => started,
+        match made {
+            Err(Failed::Refused { name: kind, .. }) if kind == EXISTS => Ok(false),
+            made => made.map(|()| true),
         }
     }
 

@@ -7,7 +7,6 @@
 mod admission;
 mod fields;
 mod node;
-pub(crate) mod quantity;
 mod references;
 mod resolve;
 mod services;

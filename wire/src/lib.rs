@@ -17,6 +17,7 @@ pub mod desired;
 pub mod ids;
 pub mod limits;
 pub mod messages;
+pub mod quantity;
 pub mod report;
 pub mod session;
 pub mod session_messages;

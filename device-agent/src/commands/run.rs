@@ -9,7 +9,9 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Exit, Failure, Place};
 use crate::agent::{Agent, AgentConfig, StartError};
+use crate::facts::cannot_keep;
 use crate::identity::Identity;
+use crate::reserved::Reserved;
 use crate::runtime::cri::{ClusterNames, Cri, CriConfig};
 use crate::runtime::process::{Process, ProcessConfig};
 use crate::upkeep::ImageLimits;
@@ -35,6 +37,10 @@ pub(super) struct RunArgs {
     /// How many pods the device takes.
     #[arg(long, default_value_t = 110, value_parser = clap::value_parser!(u32).range(1..=512), value_name = "N")]
     max_pods: u32,
+    /// What the device keeps for the system and the agent, as cpu=200m,memory=256Mi,ephemeral-storage=1Gi,pid=500: nodes do not
+    /// promise it, and pods of a container engine together do not get it.
+    #[arg(long, env = "HAWSER_RESERVED", value_name = "AMOUNTS", value_parser = Reserved::parse, default_value = "")]
+    reserved: Reserved,
     /// From how full a disk on (percent) unused images are removed; 100: never.
     #[arg(long, default_value_t = 85, value_parser = clap::value_parser!(u8).range(1..=100), value_name = "PERCENT")]
     image_gc_high: u8,
@@ -91,8 +97,9 @@ fn cgroup_root(given: &str) -> Result<String, String> {
 }
 
 impl EngineArgs {
-    fn apply(&self, config: CriConfig) -> CriConfig {
+    fn apply(&self, config: CriConfig, reserved: Reserved) -> CriConfig {
         CriConfig {
+            reserved,
             cluster: ClusterNames { servers: self.cluster_dns.clone(), domain: self.cluster_domain.clone() },
             resolver: self.resolv_conf.clone(),
             sysctls: self.allowed_unsafe_sysctls.clone(),
@@ -119,6 +126,10 @@ enum RuntimeKind {
 
 pub(super) async fn run(args: RunArgs) -> Result<(), Failure> {
     let images = image_limits(args.image_gc_high, args.image_gc_low)?;
+    if let Some(why) = cannot_keep(&args.reserved) {
+        let error = anyhow::anyhow!("--reserved keeps more than the device has: {why}");
+        return Err(Failure::new(Exit::Usage, error));
+    }
     let identity = args.place.identity()?;
     if !identity.joined {
         let path = args.place.config();
@@ -134,11 +145,12 @@ pub(super) async fn run(args: RunArgs) -> Result<(), Failure> {
     let mut config = AgentConfig::new(identity, args.place.state_dir.clone());
     config.max_pods = args.max_pods;
     config.images = images;
+    config.reserved = args.reserved;
     let places = Places::of(&args, &config.identity)?;
     // Others cannot make containers, and may not even ask.
     let found = hawser_cri::socket::find().filter(|_| rustix::process::geteuid().is_root());
     let choice = choose(args.runtime, args.cri.as_ref(), found, &places);
-    let mut agent = match engine(choice, config.identity.device.as_str(), &places, &args.engine).await? {
+    let mut agent = match engine(choice, config.identity.device.as_str(), &places, &args).await? {
         Some(runtime) => {
             config.runtime_version = runtime.version().to_owned();
             Agent::start(config, Arc::new(runtime)).await?
@@ -211,14 +223,14 @@ enum Choice {
 }
 
 /// The engine that was chosen; `None`: the host itself runs pods.
-async fn engine(choice: Choice, device: &str, places: &Places, args: &EngineArgs) -> Result<Option<Cri>, Failure> {
+async fn engine(choice: Choice, device: &str, places: &Places, args: &RunArgs) -> Result<Option<Cri>, Failure> {
     let (socket, only) = match choice {
         Choice::Host => return Ok(None),
         Choice::Engine(socket) => (socket, true),
         Choice::Found(socket) => (socket, false),
     };
     let set_up = CriConfig::new(socket.clone(), device, places.engine_pods.clone(), places.secrets.clone());
-    match Cri::connect(args.apply(set_up)).await {
+    match Cri::connect(args.engine.apply(set_up, args.reserved)).await {
         Ok(engine) => Ok(Some(engine)),
         // An engine that is only late or ill is waited for by whoever starts us again: a device that once runs pods on
         // the host keeps to it.

@@ -32,7 +32,7 @@ use hawser_wire::deployment::{Container, EdgeDeployment, Volume};
 use tokio::sync::Semaphore;
 
 use self::abilities::Abilities;
-use self::cgroups::PodCgroups;
+use self::cgroups::{PodCgroups, Whole};
 use self::describe::Frame;
 pub use self::names::ClusterNames;
 use super::volumes::beneath::is_name;
@@ -44,7 +44,8 @@ use super::{
     RuntimeError, RuntimeFacts, Signal, StartError, Started,
 };
 use crate::cgroup::{Hierarchies, Version, most_processes};
-use crate::facts::memory_total;
+use crate::facts::{capacity, memory_total};
+use crate::reserved::Reserved;
 use crate::shim::identity::boot_id;
 
 mod abilities;
@@ -108,6 +109,8 @@ pub struct CriConfig {
     pub cgroup_driver: Option<CgroupDriver>,
     /// How many processes and threads a pod may have; `None`: as many as the device has.
     pub pod_max_processes: Option<u64>,
+    /// What all pods together leave to the device.
+    pub reserved: Reserved,
 }
 
 impl CriConfig {
@@ -128,6 +131,7 @@ impl CriConfig {
             cgroup_root: "hawser".to_owned(),
             cgroup_driver: None,
             pod_max_processes: Some(most_processes()),
+            reserved: Reserved::default(),
         }
     }
 }
@@ -197,7 +201,8 @@ impl Cri {
                  the agent without PrivateMounts, PrivateTmp or ProtectSystem"
             );
         }
-        let cgroups = PodCgroups::set_up(driver, &config.cgroup_root, &config.device, config.pod_max_processes);
+        let whole = Whole::new(&config.reserved.left_of(&capacity()));
+        let cgroups = PodCgroups::set_up(driver, &config.cgroup_root, &config.device, config.pod_max_processes, whole);
         let places = Places { root: config.root.clone(), secrets: config.secrets.clone(), mounts };
         Ok(Self(Arc::new(Inner {
             client,

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use device_agent::reserved::Reserved;
 use hawser_wire::deployment::{Ask, Container, EdgeDeployment, Engine, Resources, RestartPolicy};
 
 use crate::world::*;
@@ -140,6 +141,33 @@ async fn a_pod_stands_below_its_class_with_the_limits_of_all_its_containers() {
     for path in ["burstable/podtwo", "podfull", "besteffort/podrest"] {
         assert_eq!(everywhere(&place(path)), [""; 0].map(PathBuf::from), "nothing is left of a pod");
     }
+}
+
+#[tokio::test]
+async fn all_pods_together_leave_what_the_device_keeps() {
+    const KEPT: u64 = 512 * MIB;
+    let Some(mut device) = Device::new() else { return };
+    device.config.reserved = Reserved { memory_bytes: KEPT, processes: 1_000, ..Reserved::default() };
+    device.start().await;
+    let meminfo = fs::read_to_string("/proc/meminfo").unwrap();
+    let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB"));
+    let total = total.unwrap().parse::<u64>().unwrap() * 1024;
+    let number = |path: &str| fs::read_to_string(path).unwrap().trim().parse::<u64>().unwrap();
+    let most = number("/proc/sys/kernel/pid_max").min(number("/proc/sys/kernel/threads-max"));
+    let place = format!("{}/boat", device.config.cgroup_root);
+    if let Some(told) = says("memory", &place, ["memory.limit_in_bytes", "memory.max"]) {
+        assert_eq!(told, (total - KEPT).to_string());
+    }
+    if let Some(told) = says("pids", &place, ["pids.max", "pids.max"]) {
+        assert_eq!(told, (most - 1_000).to_string());
+    }
+    if let Some(told) = says("cpu", &place, ["cpu.shares", "cpu.weight"]) {
+        let above = says("cpu", &device.config.cgroup_root, ["cpu.shares", "cpu.weight"]).unwrap();
+        assert_eq!(told, above, "pods weigh beside the rest of the device what they weigh below their root");
+    }
+    let end = device.run_to_end(&pod("web", RestartPolicy::Never, shell("exit 7"))).await;
+    assert_eq!(end.exit_code, 7);
+    device.sweep("web").await;
 }
 
 #[tokio::test]

@@ -2,9 +2,9 @@
 
 use anyhow::anyhow;
 use clap::Args;
+use hawser_wire::quantity;
 
 use super::Failure;
-use crate::deployment::quantity;
 use crate::kept::KeepLogs;
 
 /// What is kept of the logs of devices for when they are away.

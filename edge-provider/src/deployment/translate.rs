@@ -20,11 +20,11 @@ use hawser_wire::deployment::{
     Container, EdgeDeployment, Interactive, Mount, Propagation, PullPolicy, ReadOnlyBelow, Resources, RestartPolicy,
     RestartToResize, User,
 };
+use hawser_wire::quantity;
 use k8s_openapi::api::core::v1::{self, PodSpec, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use virtual_node::provider::{ContainerWaiting, NotApplied, Waiting};
 
-use super::quantity;
 use super::references::{Fetched, containers, mounted_volumes, volumes_of_ephemeral};
 use super::subject::Subject;
 use super::{Notice, Object};

@@ -17,11 +17,13 @@ use hawser_wire::deployment::EdgeDeployment;
 use rustix::process::{Pid, PidfdFlags, Signal};
 
 use self::slices::Slices;
+pub(super) use self::whole::Whole;
 use super::qos::{self, Class};
 use crate::cgroup::{CONTROLLERS, Hierarchies, Limits, MIN_SHARES};
 use crate::systemd::Systemd;
 
 mod slices;
+mod whole;
 
 /// Who makes the cgroups of pods.
 #[derive(Debug)]
@@ -44,6 +46,7 @@ pub(super) struct Tree {
     top: PathBuf,
     /// How many processes and threads a pod may have.
     pids: Option<u64>,
+    whole: Whole,
     /// One at a time reckons what a class weighs.
     weighing: Mutex<()>,
 }
@@ -57,20 +60,20 @@ const TRIES: u32 = 100;
 const PAUSE: Duration = Duration::from_millis(20);
 
 impl PodCgroups {
-    /// What is possible here. `root`: a path of names; `pids`: how many processes a pod may have.
-    pub(super) fn set_up(driver: CgroupDriver, root: &str, device: &str, pids: Option<u64>) -> Self {
+    /// What is possible here. `root`: a path of names; `pids`: how many processes a pod may have; `whole`: what all may use.
+    pub(super) fn set_up(driver: CgroupDriver, root: &str, device: &str, pids: Option<u64>, whole: Whole) -> Self {
         let parts = root.split('/').filter(|part| !part.is_empty()).chain([device]);
         match driver {
             CgroupDriver::Systemd => {
                 let parts = parts.map(str::to_owned);
-                Self::Slices(Slices::set_up(Systemd::here(), Hierarchies::here(), parts, pids))
+                Self::Slices(Slices::set_up(Systemd::here(), Hierarchies::here(), parts, pids, whole))
             }
-            CgroupDriver::Cgroupfs => Self::on(Hierarchies::here(), parts.collect(), pids),
+            CgroupDriver::Cgroupfs => Self::on(Hierarchies::here(), parts.collect(), pids, whole),
         }
     }
 
-    fn on(hierarchies: Hierarchies, top: PathBuf, pids: Option<u64>) -> Self {
-        let mut tree = Tree { hierarchies, controllers: Vec::new(), top, pids, weighing: Mutex::default() };
+    fn on(hierarchies: Hierarchies, top: PathBuf, pids: Option<u64>, whole: Whole) -> Self {
+        let mut tree = Tree { hierarchies, controllers: Vec::new(), top, pids, whole, weighing: Mutex::default() };
         let mut unusable = Vec::new();
         for controller in CONTROLLERS {
             let class = |name: &str| {
@@ -95,6 +98,7 @@ impl PodCgroups {
         }
         // Pods that an earlier agent made are in there, and weigh something.
         tree.weigh();
+        tree.enforce();
         Self::Own(tree)
     }
 
@@ -127,9 +131,13 @@ impl PodCgroups {
         let limits = adapt(used, qos::limits(pod));
         let tree = match self {
             Self::Own(tree) => tree,
-            Self::Slices(slices) => return slices.make(pod, limits).map_err(io::Error::other),
+            Self::Slices(slices) => {
+                slices.enforce();
+                return slices.make(pod, limits).map_err(io::Error::other);
+            }
             Self::Nobody(_) => return Ok(()),
         };
+        tree.enforce();
         tree.set(pod, &Limits { pids: tree.pids, ..limits })?;
         if qos::class(pod) == Class::Burstable {
             tree.weigh();
@@ -159,7 +167,11 @@ impl PodCgroups {
     pub(super) fn remove(&self, pod: &PodUid) -> io::Result<()> {
         let tree = match self {
             Self::Own(tree) => tree,
-            Self::Slices(slices) => return slices.remove(pod),
+            Self::Slices(slices) => {
+                let removed = slices.remove(pod);
+                slices.enforce();
+                return removed;
+            }
             Self::Nobody(_) => return Ok(()),
         };
         let mut removed = Ok(());
@@ -167,6 +179,7 @@ impl PodCgroups {
             removed = removed.and(remove_with_strays(&dir));
         }
         tree.weigh();
+        tree.enforce();
         removed
     }
 
@@ -204,6 +217,26 @@ impl Tree {
             made.map_err(|failed| io::Error::other(format!("{controller}: {}", failed.why)))?;
         }
         Ok(())
+    }
+
+    /// All pods together get what the device has for them, and weigh that much beside the rest of it.
+    fn enforce(&self) {
+        let used = self.hierarchies.memory(&self.top).map(|(used, _)| used);
+        self.whole.enforce(used, |limits| {
+            let mut failed = Vec::new();
+            for controller in &self.controllers {
+                let set = self.hierarchies.limit(controller, &self.top, limits);
+                failed.extend(set.err().map(|error| format!("{controller}: {}", error.why)));
+            }
+            // What is above may be shared with other agents, or be what somebody has set up: it gets no limits, and a weight only
+            // where nobody has given it one.
+            let above = self.top.ancestors().skip(1).filter(|path| !path.as_os_str().is_empty());
+            for path in above.filter(|path| self.hierarchies.weighs_as_made(path)) {
+                let set = self.hierarchies.change("cpu", path, &self.whole.weight());
+                failed.extend(set.err().map(|error| format!("cpu: {}: {error}", path.display())));
+            }
+            if failed.is_empty() { Ok(()) } else { Err(failed.join("; ")) }
+        });
     }
 
     /// Everywhere a pod of this name may be, whatever its class: engines make cgroups in hierarchies that limit nothing.
@@ -321,6 +354,7 @@ fn kill_all(dir: &Path, pod: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reserved::Capacity;
     use crate::runtime::cri::samples;
     use hawser_wire::deployment::{Container, Resources};
 
@@ -337,12 +371,83 @@ mod tests {
         EdgeDeployment { uid: PodUid::new(uid).unwrap(), containers, ..samples::pod() }
     }
 
+    fn whole() -> Whole {
+        let (memory_bytes, processes) = (Some(1 << 40), Some(900));
+        Whole::new(&Capacity { cpu_millis: 1_500, memory_bytes, processes, ..Capacity::default() })
+    }
+
     /// A stand-in for a mounted hierarchy of version 1, which needs no files.
     fn tree(pids: Option<u64>) -> (tempfile::TempDir, PodCgroups) {
         let dir = tempfile::tempdir().unwrap();
         let mounts = format!("cgroup {} cgroup rw,cpu,memory,pids 0 0\n", dir.path().display());
-        let cgroups = PodCgroups::on(Hierarchies::of(&mounts), "boats/sea".into(), pids);
+        let cgroups = PodCgroups::on(Hierarchies::of(&mounts), "boats/sea".into(), pids, whole());
         (dir, cgroups)
+    }
+
+    #[test]
+    fn all_pods_together_get_what_the_device_has_for_them() {
+        let version_1 = tempfile::tempdir().unwrap();
+        let version_2 = tempfile::tempdir().unwrap();
+        for dir in [&version_1, &version_2] {
+            fs::create_dir_all(dir.path().join("boats/edge/sea")).unwrap();
+        }
+        let write = |dir: &tempfile::TempDir, path: &str, text: &str| fs::write(dir.path().join(path), text).unwrap();
+        // The first was left as the kernel made it, the second somebody has weighed.
+        write(&version_1, "boats/cpu.shares", "1024\n");
+        write(&version_1, "boats/edge/cpu.shares", "512\n");
+        write(&version_2, "cgroup.controllers", "cpu memory pids\n");
+        write(&version_2, "boats/cpu.weight", "100\n");
+        write(&version_2, "boats/edge/cpu.weight", "50\n");
+        for (dir, kind, expected) in [
+            (
+                &version_1,
+                "cgroup rw,cpu,memory,pids",
+                [
+                    ("sea/cpu.shares", "1536"),
+                    ("sea/memory.limit_in_bytes", "1099511627776"),
+                    ("../cpu.shares", "1536"),
+                    ("cpu.shares", "512\n"),
+                ],
+            ),
+            (
+                &version_2,
+                "cgroup2 rw",
+                [
+                    ("sea/cpu.weight", "59"),
+                    ("sea/memory.max", "1099511627776"),
+                    ("../cpu.weight", "59"),
+                    ("cpu.weight", "50\n"),
+                ],
+            ),
+        ] {
+            let mounts = format!("cgroup {} {kind} 0 0\n", dir.path().display());
+            let own = PodCgroups::on(Hierarchies::of(&mounts), "boats/edge/sea".into(), None, whole());
+            assert!(matches!(own, PodCgroups::Own(_)), "{kind}");
+            let read = |path: &str| fs::read_to_string(dir.path().join("boats/edge").join(path)).unwrap();
+            for (path, content) in expected.into_iter().chain([("sea/pids.max", "900")]) {
+                assert_eq!(read(path), content, "{kind} {path}");
+            }
+            assert!(!dir.path().join("boats/edge/pids.max").exists(), "what is above is not only ours");
+        }
+    }
+
+    #[test]
+    fn what_pods_use_already_is_not_taken_from_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let top = dir.path().join("boats/sea");
+        fs::create_dir_all(&top).unwrap();
+        for (file, bytes) in
+            [("memory.usage_in_bytes", "1099511627776"), ("memory.limit_in_bytes", "9223372036854771712")]
+        {
+            fs::write(top.join(file), bytes).unwrap();
+        }
+        let mounts = format!("cgroup {} cgroup rw,cpu,memory,pids 0 0\n", dir.path().display());
+        let own = PodCgroups::on(Hierarchies::of(&mounts), "boats/sea".into(), None, whole());
+        let limit = || fs::read_to_string(top.join("memory.limit_in_bytes")).unwrap();
+        assert_eq!(limit(), "9223372036854771712");
+        fs::write(top.join("memory.usage_in_bytes"), "7").unwrap();
+        own.make(&pod("rest", 0, false)).unwrap();
+        assert_eq!(limit(), "1099511627776", "once they use less");
     }
 
     #[test]
@@ -350,7 +455,7 @@ mod tests {
         let (_dir, own) = tree(None);
         let nowhere = Systemd::at(PathBuf::new());
         let parts = ["boats", "sea-1"].map(str::to_owned).into_iter();
-        let slices = PodCgroups::Slices(Slices::set_up(nowhere, Hierarchies::default(), parts, None));
+        let slices = PodCgroups::Slices(Slices::set_up(nowhere, Hierarchies::default(), parts, None, whole()));
         let nobody = PodCgroups::Nobody("/boats/sea".into());
         for (pod, path, slice) in [
             (pod("a-1", 100, true), "/boats/sea/poda-1", "boats-sea_1-poda_1.slice"),
@@ -408,7 +513,7 @@ mod tests {
 
     #[test]
     fn where_nothing_can_be_made_the_engine_is_given_one_cgroup_for_all() {
-        let nobody = PodCgroups::on(Hierarchies::default(), "boats/sea".into(), None);
+        let nobody = PodCgroups::on(Hierarchies::default(), "boats/sea".into(), None, whole());
         assert_eq!(nobody.parent(&pod("a", 1, true)), "/boats/sea");
         nobody.make(&pod("a", 1, true)).unwrap();
         nobody.remove(&PodUid::new("a").unwrap()).unwrap();

@@ -1,10 +1,10 @@
 //! What a pod as a whole asks of a device beyond containers: names, namespaces, kernel parameters.
 
 use hawser_wire::deployment::{Ask, Dns, DnsBase, Resources, sysctl_with_dots};
+use hawser_wire::quantity;
 use k8s_openapi::api::core::v1::{PodDNSConfigOption, PodSpec};
 
 use super::{Problem, Translated, amount, amounts, host_network};
-use crate::deployment::quantity;
 use crate::deployment::references::{Fetched, Found};
 
 /// In a fixed order, so that the same pod is always the same bytes.

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use hawser_wire::deployment::{DeviceField, EnvValue};
+use hawser_wire::quantity;
 use k8s_openapi::api::core::v1::{Container, ObjectFieldSelector, ResourceFieldSelector};
 
 use super::{Problem, Translated};
-use crate::deployment::quantity;
 use crate::deployment::references::containers;
 use crate::deployment::subject::Subject;
 

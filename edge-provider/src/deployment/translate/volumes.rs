@@ -6,6 +6,7 @@ use hawser_wire::ContentHash;
 use hawser_wire::deployment::{
     Content, DeviceField, EmptyDir, File, Files, HostPath, ImageVolume, MAX_INLINE, Volume, VolumeSource,
 };
+use hawser_wire::quantity;
 use k8s_openapi::api::core::v1::{
     DownwardAPIVolumeFile, EmptyDirVolumeSource, HostPathVolumeSource, ImageVolumeSource, KeyToPath,
     PersistentVolumeClaimVolumeSource, ProjectedVolumeSource, ServiceAccountTokenProjection, VolumeProjection,
@@ -13,10 +14,10 @@ use k8s_openapi::api::core::v1::{
 
 use super::environment::Kind;
 use super::{Problem, Translated, common_user, downward, pull_policy};
+use crate::deployment::Object;
 use crate::deployment::references::{Contents, Fetched, Found, TokenWanted};
 use crate::deployment::storage::{self, NoStorage, Storage};
 use crate::deployment::subject::Subject;
-use crate::deployment::{Object, quantity};
 
 /// The mode of files when nobody says otherwise.
 const DEFAULT_MODE: i32 = 0o644;

@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use hawser_wire::PodUid;
 use hawser_wire::deployment::EdgeDeployment;
 
+use super::whole::Whole;
 use super::{BEST_EFFORT, BURSTABLE, PLACES, class_place, own_name, remove_tree, remove_with_strays, wider, within};
 use crate::cgroup::{Hierarchies, Limits, MIN_SHARES};
 use crate::runtime::cri::qos;
@@ -23,6 +24,7 @@ pub(in crate::runtime::cri) struct Slices {
     /// `None`: it does not do what we ask for, so slices are what the engine makes of their names, without limits.
     systemd: Option<Systemd>,
     pids: Option<u64>,
+    whole: Whole,
     /// What each burstable pod weighs, by the name of its slice. A new slice is not in the kernel as soon as it is asked for.
     weights: Mutex<BTreeMap<String, u64>>,
 }
@@ -33,8 +35,10 @@ impl Slices {
         hierarchies: Hierarchies,
         top: impl Iterator<Item = String>,
         pids: Option<u64>,
+        whole: Whole,
     ) -> Self {
-        let mut slices = Self { top: top.collect(), hierarchies, systemd: None, pids, weights: Mutex::default() };
+        let weights = Mutex::default();
+        let mut slices = Self { top: top.collect(), hierarchies, systemd: None, pids, whole, weights };
         let least = Limits { cpu_shares: Some(MIN_SHARES), ..Limits::default() };
         // Pods that an earlier agent made are in there, and weigh something.
         let burstable = slices.of_a_place(BURSTABLE);
@@ -44,12 +48,17 @@ impl Slices {
             weights.insert(name, shares);
         }
         let all = Limits { cpu_shares: Some(sum(&weights)), ..Limits::default() };
-        let made = [(BEST_EFFORT, least), (BURSTABLE, all)]
-            .iter()
-            .try_for_each(|(place, limits)| systemd.keep_slice(&slices.of_a_place(place), "pods of one class", limits));
+        let made = slices.weigh_above(&systemd).and_then(|()| {
+            [(BEST_EFFORT, least), (BURSTABLE, all)].iter().try_for_each(|(place, limits)| {
+                systemd.keep_slice(&slices.of_a_place(place), "pods of one class", limits)
+            })
+        });
         slices.weights = Mutex::new(weights);
         match made {
-            Ok(()) => slices.systemd = Some(systemd),
+            Ok(()) => {
+                slices.systemd = Some(systemd);
+                slices.enforce();
+            }
             Err(error) => tracing::warn!(
                 %error,
                 "the engine leaves cgroups to systemd, which does not take limits from the agent, so pods get slices without \
@@ -58,6 +67,27 @@ impl Slices {
             ),
         }
         slices
+    }
+
+    /// The slices above that of the device weigh what its pods do, unless somebody has said what they weigh.
+    fn weigh_above(&self, systemd: &Systemd) -> Result<(), Failed> {
+        for many in 1..self.top.len() {
+            let name = slice(self.top.iter().take(many).map(String::as_str));
+            let made = systemd.make_slice(&name, "pods of devices", &self.whole.weight())?;
+            if !made && self.hierarchies.weighs_as_made(&path(&name)) {
+                systemd.change_slice(&name, &self.whole.weight())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// All pods together get what the device has for them.
+    pub(super) fn enforce(&self) {
+        let Some(systemd) = &self.systemd else { return };
+        let name = slice(self.top.iter().map(String::as_str));
+        let used = self.hierarchies.memory(&path(&name)).map(|(used, _)| used);
+        let set = |limits: &Limits| systemd.keep_slice(&name, "all pods", limits).map_err(|error| error.to_string());
+        self.whole.enforce(used, set);
     }
 
     /// The slice of a pod.
@@ -188,6 +218,7 @@ mod tests {
     use hawser_wire::deployment::{Container, Resources};
 
     use super::*;
+    use crate::reserved::Capacity;
     use crate::runtime::cri::samples;
     use crate::systemd::played::{Says, names, number, play};
 
@@ -207,57 +238,69 @@ mod tests {
         slices.make(pod, qos::limits(pod)).unwrap();
     }
 
+    fn whole() -> Whole {
+        let (memory_bytes, processes) = (Some(2_000), Some(500));
+        Whole::new(&Capacity { cpu_millis: 1_000, memory_bytes, processes, ..Capacity::default() })
+    }
+
     fn parts() -> impl Iterator<Item = String> {
         ["boats", "sea-1"].map(str::to_owned).into_iter()
     }
 
     #[test]
     fn systemd_is_told_what_pods_and_their_classes_may_use() {
-        let (_dir, systemd, player) = play(vec![Says::Done; 6]);
-        let slices = Slices::set_up(systemd, Hierarchies::default(), parts(), Some(77));
+        let (_dir, systemd, player) = play(vec![Says::Done; 8]);
+        let slices = Slices::set_up(systemd, Hierarchies::default(), parts(), Some(77), whole());
         make(&slices, &pod("a-1", 105, Some(105)));
         make(&slices, &pod("b", 500, None));
         make(&slices, &pod("b", 500, None));
         let asked = player.join().unwrap();
         for (request, method, name, weight) in [
-            (0, "StartTransientUnit", "boats-sea_1-besteffort.slice", Some(1)),
-            (1, "StartTransientUnit", "boats-sea_1-burstable.slice", Some(1)),
-            (2, "StartTransientUnit", "boats-sea_1-poda_1.slice", Some(5)),
-            (3, "StartTransientUnit", "boats-sea_1-burstable-podb.slice", Some(20)),
-            (4, "SetUnitProperties", "boats-sea_1-burstable.slice", Some(20)),
-            // Nothing follows from a pod that is there already.
+            (0, "StartTransientUnit", "boats.slice", Some(39)),
+            (1, "StartTransientUnit", "boats-sea_1-besteffort.slice", Some(1)),
+            (2, "StartTransientUnit", "boats-sea_1-burstable.slice", Some(1)),
+            (3, "StartTransientUnit", "boats-sea_1.slice", Some(39)),
+            (4, "StartTransientUnit", "boats-sea_1-poda_1.slice", Some(5)),
             (5, "StartTransientUnit", "boats-sea_1-burstable-podb.slice", Some(20)),
+            (6, "SetUnitProperties", "boats-sea_1-burstable.slice", Some(20)),
+            // Nothing follows from a pod that is there already.
+            (7, "StartTransientUnit", "boats-sea_1-burstable-podb.slice", Some(20)),
         ] {
             let asked = &asked[request];
             assert!(names(asked, method) && names(asked, name), "{request}: {}", String::from_utf8_lossy(asked));
             assert_eq!(number(asked, "CPUWeight"), weight, "{request}");
         }
-        let told = ["CPUQuotaPerSecUSec", "MemoryMax", "TasksMax"].map(|property| number(&asked[2], property));
-        assert_eq!(told, [Some(110_000), Some(105), Some(77)], "quotas are rounded up");
-        let told = ["CPUQuotaPerSecUSec", "MemoryMax", "TasksMax"].map(|property| number(&asked[3], property));
-        assert_eq!(told, [None, None, Some(77)]);
+        let told = |request: usize| {
+            ["CPUQuotaPerSecUSec", "MemoryMax", "TasksMax"].map(|property| number(&asked[request], property))
+        };
+        assert_eq!(told(0), [None; 3], "what is above is not only ours");
+        assert_eq!(told(3), [None, Some(2_000), Some(500)]);
+        assert_eq!(told(4), [Some(110_000), Some(105), Some(77)], "quotas are rounded up");
+        assert_eq!(told(5), [None, None, Some(77)]);
     }
 
     #[test]
     fn a_slice_that_is_there_is_changed_and_one_that_ends_weighs_nothing() {
-        let says = [[Says::Done; 2].as_slice(), &[Says::Exists], &[Says::Done; 6]].concat();
+        let says = [&[Says::Exists], [Says::Done; 3].as_slice(), &[Says::Exists], &[Says::Done; 6]].concat();
         let (_dir, systemd, player) = play(says);
-        let slices = Slices::set_up(systemd, Hierarchies::default(), parts(), Some(77));
+        let slices = Slices::set_up(systemd, Hierarchies::default(), parts(), Some(77), whole());
         make(&slices, &pod("b", 500, None));
         slices.remove(&PodUid::new("b").unwrap()).unwrap();
         let asked = player.join().unwrap();
-        assert!(names(&asked[3], "SetUnitProperties") && names(&asked[3], "boats-sea_1-burstable-podb.slice"));
-        assert_eq!((number(&asked[3], "CPUWeight"), number(&asked[3], "TasksMax")), (Some(20), Some(77)));
+        // Somebody has made the first, and says what it weighs.
+        assert!(names(&asked[0], "boats.slice") && names(&asked[1], "boats-sea_1-besteffort.slice"));
+        assert!(names(&asked[5], "SetUnitProperties") && names(&asked[5], "boats-sea_1-burstable-podb.slice"));
+        assert_eq!((number(&asked[5], "CPUWeight"), number(&asked[5], "TasksMax")), (Some(20), Some(77)));
         let stopped = asked.iter().filter(|request| names(request, "StopUnit")).count();
         assert_eq!(stopped, PLACES.len(), "whatever its class was");
-        let last = &asked[7];
+        let last = &asked[9];
         assert!(names(last, "boats-sea_1-burstable.slice"));
         assert_eq!(number(last, "CPUWeight"), Some(1));
     }
 
     #[test]
     fn without_an_answer_pods_have_slices_all_the_same() {
-        let slices = Slices::set_up(Systemd::at("/nowhere".into()), Hierarchies::default(), parts(), Some(77));
+        let slices = Slices::set_up(Systemd::at("/nowhere".into()), Hierarchies::default(), parts(), Some(77), whole());
         let pod = pod("b", 500, None);
         make(&slices, &pod);
         assert_eq!(slices.of(&pod), "boats-sea_1-burstable-podb.slice");
@@ -274,11 +317,11 @@ mod tests {
             std::fs::create_dir_all(dir.join("scope")).unwrap();
         }
         let mounts = format!("cgroup {} cgroup rw,pids 0 0\n", hierarchy.path().display());
-        let (_dir, systemd, player) = play(vec![Says::Done; 3]);
-        let slices = Slices::set_up(systemd, Hierarchies::of(&mounts), parts(), None);
+        let (_dir, systemd, player) = play(vec![Says::Done; 5]);
+        let slices = Slices::set_up(systemd, Hierarchies::of(&mounts), parts(), None, whole());
         slices.sweep(&BTreeSet::from([PodUid::new("kept-1").unwrap()]));
         let asked = player.join().unwrap();
-        assert!(names(&asked[2], "StopUnit") && names(&asked[2], "boats-sea_1-besteffort-podgone.slice"));
+        assert!(names(&asked[4], "StopUnit") && names(&asked[4], "boats-sea_1-besteffort-podgone.slice"));
         assert!(!left.exists() && kept.iter().all(|dir| dir.is_dir()));
     }
 }

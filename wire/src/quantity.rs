@@ -1,11 +1,24 @@
 //! Kubernetes quantities as whole numbers, rounded up as Kubernetes rounds them.
 
+use alloc::format;
+use alloc::string::String;
+use core::fmt;
+
 /// A text that is not a quantity of something that can be counted.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "`{0}` is not a quantity: expected a number that is not negative with a unit such as m, k, M, Ki, Mi or an exponent"
-)]
-pub(crate) struct InvalidQuantity(String);
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InvalidQuantity(String);
+
+impl fmt::Display for InvalidQuantity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "`{}` is not a quantity: expected a number that is not negative with a unit such as m, k, M, Ki, Mi or an exponent",
+            self.0
+        )
+    }
+}
+
+impl core::error::Error for InvalidQuantity {}
 
 /// More than this is counted as this, as Kubernetes does.
 const MOST: u64 = i64::MAX as u64;
@@ -15,12 +28,12 @@ const MAX_TEXT: usize = 64;
 const MAX_DIGITS: usize = 20;
 
 /// The quantity in whole units.
-pub(crate) fn units(text: &str) -> Result<u64, InvalidQuantity> {
+pub fn units(text: &str) -> Result<u64, InvalidQuantity> {
     scaled(text, 0)
 }
 
 /// The quantity in thousandths.
-pub(crate) fn millis(text: &str) -> Result<u64, InvalidQuantity> {
+pub fn millis(text: &str) -> Result<u64, InvalidQuantity> {
     scaled(text, 3)
 }
 
@@ -93,6 +106,8 @@ fn unit(suffix: &str) -> Option<(u32, i32)> {
 
 #[cfg(test)]
 mod tests {
+    use std::string::ToString;
+
     use super::*;
     use proptest::prelude::*;
 
