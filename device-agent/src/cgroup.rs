@@ -132,6 +132,20 @@ impl Hierarchies {
         }
     }
 
+    /// The version of the cgroups that limit how much is swapped out; `None`: none do, as with a kernel without swap.
+    pub(crate) fn limit_swap(&self) -> Option<Version> {
+        let hierarchy = self.with("memory")?;
+        let has = match hierarchy.version() {
+            Version::V1 => hierarchy.root.join("memory.memsw.limit_in_bytes").exists(),
+            // The root itself is not limited, and has no such file.
+            Version::V2 => {
+                let mut within = fs::read_dir(&hierarchy.root).ok()?.flatten();
+                within.any(|entry| entry.path().join("memory.swap.max").exists())
+            }
+        };
+        has.then_some(hierarchy.version())
+    }
+
     /// Whether a cgroup has the weight with which the kernel made it: nobody has said what it should be.
     pub(crate) fn weighs_as_made(&self, path: &Path) -> bool {
         let Some(hierarchy) = self.with("cpu") else { return false };
@@ -292,6 +306,19 @@ mod tests {
         let with = |controller: &str| found.with(controller).map(|found| (found.root.as_path(), found.version()));
         assert_eq!(with("cpu"), Some((Path::new("/sys/fs/cgroup/cpu,cpuacct"), Version::V1)));
         assert_eq!(with("no-such-controller"), None);
+    }
+
+    #[test]
+    fn swap_is_limited_where_the_kernel_has_a_file_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let of = |kind: &str| Hierarchies::of(&format!("cgroup {} {kind} 0 0\n", dir.path().display())).limit_swap();
+        fs::create_dir(dir.path().join("hawser")).unwrap();
+        fs::write(dir.path().join("cgroup.controllers"), "cpu memory\n").unwrap();
+        assert_eq!((of("cgroup rw,memory"), of("cgroup2 rw"), of("cgroup rw,cpu")), (None, None, None));
+        fs::write(dir.path().join("memory.memsw.limit_in_bytes"), "1").unwrap();
+        assert_eq!((of("cgroup rw,memory"), of("cgroup2 rw")), (Some(Version::V1), None));
+        fs::write(dir.path().join("hawser/memory.swap.max"), "max").unwrap();
+        assert_eq!(of("cgroup2 rw"), Some(Version::V2));
     }
 
     #[test]

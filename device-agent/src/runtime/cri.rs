@@ -152,6 +152,8 @@ struct Inner {
     cgroups: PodCgroups,
     /// Which cgroups limit memory.
     memory_cgroups: Option<Version>,
+    /// And which limit how much of it is swapped out.
+    swap_cgroups: Option<Version>,
     /// The device's memory, in bytes; 0: nobody knows.
     memory: u64,
     able: Abilities,
@@ -213,6 +215,8 @@ impl Cri {
             version,
             cgroups,
             memory_cgroups: Hierarchies::here().version("memory"),
+            // Once there are cgroups that show it.
+            swap_cgroups: Hierarchies::here().limit_swap(),
             memory: memory_total().unwrap_or(0),
             able,
             addresses: Mutex::default(),
@@ -249,6 +253,7 @@ impl Cri {
             memory: self.0.memory,
             profiles: &self.0.config.profiles,
             cgroups: self.0.memory_cgroups,
+            swap: self.0.swap_cgroups,
         }
     }
 

@@ -51,7 +51,7 @@ fn everywhere(path: &str) -> Vec<PathBuf> {
 }
 
 /// The cgroup at this path in the hierarchy that has the controller, and whether that is of version 2.
-fn with(controller: &str, path: &str) -> Option<(PathBuf, bool)> {
+pub(crate) fn with(controller: &str, path: &str) -> Option<(PathBuf, bool)> {
     let at = |root: &Path| root.join(path.trim_start_matches('/'));
     hierarchies().iter().find_map(|(root, options)| match options {
         Some(options) => options.split(',').any(|own| own == controller).then(|| (at(root), false)),

@@ -3,7 +3,7 @@
 use hawser_wire::deployment::{Container, EdgeDeployment, Resources, RestartPolicy, RestartToResize};
 use hawser_wire::report::{Given, Resize, WorkloadReport};
 
-use crate::cgroups::says;
+use crate::cgroups::{says, with};
 use crate::world::*;
 
 const MIB: u64 = 1 << 20;
@@ -41,6 +41,21 @@ fn limits(device: &Device) -> [Option<String>; 3] {
     [memory(&pod), memory(&container), quota.map(|text| text.split(' ').next().unwrap_or_default().to_owned())]
 }
 
+/// How much memory and swap together the container may have, or in version 2 how much swap; `None`: the kernel limits no swap.
+fn swap(device: &Device) -> Option<(String, bool)> {
+    let id = device.container("elastic").unwrap().container_id.clone().unwrap();
+    let place = format!("{}/boat/podelastic/{}", device.config.cgroup_root, id.trim_start_matches("containerd://"));
+    let (dir, unified) = with("memory", &place)?;
+    let file = dir.join(["memory.memsw.limit_in_bytes", "memory.swap.max"][usize::from(unified)]);
+    std::fs::read_to_string(file).ok().map(|told| (told.trim().to_owned(), unified))
+}
+
+fn does_not_swap(device: &Device, memory: u64) {
+    if let Some((told, unified)) = swap(device) {
+        assert_eq!(told, if unified { "0".to_owned() } else { (memory * MIB).to_string() });
+    }
+}
+
 fn is(told: [Option<String>; 3], cpu: u64, memory: u64) {
     let memory = (memory * MIB).to_string();
     for (told, expected) in told.into_iter().zip([memory.clone(), memory, (cpu * 100).to_string()]) {
@@ -75,11 +90,13 @@ async fn a_pod_that_runs_gets_more_and_less_and_keeps_its_containers() {
     device.until_running("elastic").await;
     device.until("it holds memory", |device| device.output("elastic").contains("held")).await;
     let began = container(&device);
+    does_not_swap(&device, 64);
     for (generation, cpu, memory) in [(2, 300, 128), (3, 200, 96)] {
         device.run(&of_size(generation, cpu, memory, None));
         device.until("it is resized", |device| has(device, cpu, memory)).await;
         assert_eq!(container(&device), began);
         is(limits(&device), cpu, memory);
+        does_not_swap(&device, memory);
     }
 
     // Less than it uses: refused before anything is changed.

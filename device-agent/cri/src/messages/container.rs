@@ -152,6 +152,9 @@ pub struct LinuxContainerResources {
     /// Files of its cgroup, where that is of version 2, and what is written into them.
     #[prost(map = "string, string", tag = "9")]
     pub unified: Labels,
+    /// Bytes of memory and swap together; 0: any.
+    #[prost(int64, tag = "10")]
+    pub memory_swap_limit_in_bytes: i64,
 }
 
 /// What a container may do.

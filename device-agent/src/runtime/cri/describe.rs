@@ -30,6 +30,8 @@ pub(super) struct Frame<'f> {
     pub(super) profiles: &'f Path,
     /// Which cgroups limit memory.
     pub(super) cgroups: Option<Version>,
+    /// Which of them limit how much of it is swapped out.
+    pub(super) swap: Option<Version>,
 }
 
 /// How a sandbox is called and finds others, where its cgroup is, and which kernel parameters it sets.
@@ -95,10 +97,7 @@ pub(super) fn container(
         stdin_once: talks.once,
         tty: talks.tty,
         linux: Some(LinuxContainerConfig {
-            resources: Some(LinuxContainerResources {
-                unified: ends_as_one(frame),
-                ..resources(&of_container(pod, container), oom_adjustment(pod, container, frame.memory))
-            }),
+            resources: Some(limits(frame, pod, container)),
             security_context: Some(security::of_container(pod, container, image, frame.profiles, target)),
         }),
     }
@@ -125,15 +124,30 @@ fn ports(pod: &EdgeDeployment) -> Vec<PortMapping> {
     ports.map(mapping).collect()
 }
 
-/// A container that is out of memory ends as a whole, where the kernel can do that, rather than run on without one of its
-/// processes.
-fn ends_as_one(frame: Frame<'_>) -> HashMap<String, String> {
-    let file = (frame.cgroups == Some(Version::V2)).then(|| ("memory.oom.group".to_owned(), "1".to_owned()));
-    file.into_iter().collect()
+/// What a container may use, when it is made and when that is changed.
+pub(super) fn limits(frame: Frame<'_>, pod: &EdgeDeployment, container: &Container) -> LinuxContainerResources {
+    let usual = resources(&of_container(pod, container), oom_adjustment(pod, container, frame.memory));
+    LinuxContainerResources {
+        unified: files(frame),
+        // Memory and swap together: no swap beyond the limit. Without a limit the kernel is not asked.
+        memory_swap_limit_in_bytes: match frame.swap {
+            Some(Version::V1) => usual.memory_limit_in_bytes,
+            Some(Version::V2) | None => 0,
+        },
+        ..usual
+    }
+}
+
+/// Files of a container's cgroup. One that is out of memory ends as a whole, where the kernel can do that, rather than run on
+/// without one of its processes; and nothing of it is swapped out, so that who is slow is who has too little memory.
+fn files(frame: Frame<'_>) -> HashMap<String, String> {
+    let ends_as_one = (frame.cgroups == Some(Version::V2)).then_some(("memory.oom.group", "1"));
+    let no_swap = (frame.swap == Some(Version::V2)).then_some(("memory.swap.max", "0"));
+    ends_as_one.into_iter().chain(no_swap).map(|(file, text)| (file.to_owned(), text.to_owned())).collect()
 }
 
 /// Limits and weights as a kubelet reckons them.
-pub(super) fn resources(resources: &Resources, oom_score_adj: i64) -> LinuxContainerResources {
+fn resources(resources: &Resources, oom_score_adj: i64) -> LinuxContainerResources {
     let requested = resources.cpu_request_millis.or(resources.cpu_limit_millis).unwrap_or(0);
     let quota = resources.cpu_limit_millis.filter(|millis| *millis > 0);
     LinuxContainerResources {
@@ -142,7 +156,7 @@ pub(super) fn resources(resources: &Resources, oom_score_adj: i64) -> LinuxConta
         cpu_shares: signed(shares(requested)),
         memory_limit_in_bytes: signed(resources.memory_limit_bytes.unwrap_or(0)),
         oom_score_adj,
-        unified: HashMap::new(),
+        ..LinuxContainerResources::default()
     }
 }
 
@@ -153,15 +167,30 @@ fn signed(number: u64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::cri::samples;
 
     #[test]
-    fn a_container_ends_as_one_where_the_kernel_can_do_that() {
-        let of = |cgroups| {
-            let frame = Frame { device: "sea", memory: 0, profiles: Path::new("/"), cgroups };
-            ends_as_one(frame).into_iter().collect::<Vec<_>>()
+    fn a_container_ends_as_one_and_is_not_swapped_out_where_the_kernel_can_do_that() {
+        let of = |cgroups, swap, memory_limit_bytes| {
+            let frame = Frame { device: "sea", memory: 0, profiles: Path::new("/"), cgroups, swap };
+            let resources = Resources { memory_limit_bytes, ..Resources::default() };
+            let told = limits(frame, &samples::pod(), &Container { resources, ..samples::container() });
+            let mut files: Vec<_> = told.unified.into_iter().map(|(file, text)| format!("{file}={text}")).collect();
+            files.sort();
+            (files.join(" "), told.memory_swap_limit_in_bytes)
         };
-        assert_eq!(of(Some(Version::V2)), [("memory.oom.group".to_owned(), "1".to_owned())]);
-        assert!(of(Some(Version::V1)).is_empty() && of(None).is_empty());
+        let (one, two) = (Some(Version::V1), Some(Version::V2));
+        for (cgroups, swap, limit, expected) in [
+            (two, two, None, ("memory.oom.group=1 memory.swap.max=0", 0)),
+            (two, two, Some(7), ("memory.oom.group=1 memory.swap.max=0", 0)),
+            (two, None, Some(7), ("memory.oom.group=1", 0)),
+            (one, one, Some(7), ("", 7)),
+            (one, one, None, ("", 0)),
+            (one, None, Some(7), ("", 0)),
+            (None, None, Some(7), ("", 0)),
+        ] {
+            assert_eq!(of(cgroups, swap, limit), (expected.0.to_owned(), expected.1), "{cgroups:?} {swap:?} {limit:?}");
+        }
     }
 
     #[test]

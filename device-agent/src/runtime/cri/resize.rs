@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use hawser_cri::{CallError, ContainerState};
 use hawser_wire::deployment::{EdgeDeployment, Resources};
 
-use super::qos::{self, of_container, oom_adjustment};
+use super::qos::{self, of_container};
 use super::{Cri, describe, failure, labels};
 use crate::runtime::{ContainerId, NewSize, Resized, described};
 
@@ -39,8 +39,7 @@ impl Cri {
         let found = self.find(id).await?;
         let running = found.filter(|container| container.state() == ContainerState::Running);
         let (Some(running), Some(container)) = (running, described(pod, id)) else { return Ok(()) };
-        let adjustment = oom_adjustment(pod, container, self.0.memory);
-        let limits = describe::resources(&of_container(pod, container), adjustment);
+        let limits = describe::limits(self.frame(), pod, container);
         self.0.client.update_container_resources(&running.id, limits).await
     }
 
