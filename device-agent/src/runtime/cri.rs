@@ -56,6 +56,7 @@ mod disk;
 mod exec;
 mod exit;
 mod facts;
+mod first;
 mod found;
 mod image;
 mod image_store;

@@ -1,16 +1,12 @@
 //! How containers end, seen without asking all the time: the kernel tells when a container's first process has ended,
-//! and the engine is asked then. Where it cannot tell, the engine is asked more and more rarely.
+//! and the engine is asked then. Where it cannot tell, the engine is asked more and more rarely. An engine that was away when
+//! a container ended may not know how; then the kernel is asked that, too.
 
-use std::io;
-use std::os::fd::OwnedFd;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hawser_cri::{ContainerState, ContainerStatus, ContainerStatusResponse, ErrorKind};
-use rustix::process::{Pid, PidfdFlags};
-use serde::Deserialize;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
+use super::first::{First, as_seen, is_unseen};
 use super::{Cri, labels, place, rotate};
 use crate::runtime::{ContainerId, Exit, ExitCause, Handle};
 use crate::shim::log_tail;
@@ -32,11 +28,15 @@ impl Cri {
     /// Resolves when the container has ended. Meanwhile its log is looked after.
     pub(super) async fn wait_for_end(&self, id: &ContainerId) -> Exit {
         let killed_before = oom_kills();
-        let Some(status) = self.watch_for_end(id, true).await else { return Exit::lost(NEVER) };
-        if oom_kills() == killed_before {
-            return self.exit(id, &status).await;
+        let Some((mut status, first)) = self.watch_for_end(id, true).await else { return Exit::lost(NEVER) };
+        if oom_kills() != killed_before {
+            status = self.hear_why(id, status).await;
         }
-        let status = self.hear_why(id, status).await;
+        if let Some(first) = first
+            && is_unseen(&status)
+        {
+            status = hear_from_kernel(&first, status).await;
+        }
         self.exit(id, &status).await
     }
 
@@ -59,32 +59,30 @@ impl Cri {
         drop(self.watch_for_end(id, false).await);
     }
 
-    /// How the container ended; `None`: there is no such container. `keeper`: the one of those who wait that looks after
-    /// the log.
-    async fn watch_for_end(&self, id: &ContainerId, keeper: bool) -> Option<Box<ContainerStatus>> {
+    /// How the container ended, and its first process if that was held; `None`: there is no such container. `keeper`: the one
+    /// of those who wait that looks after the log.
+    async fn watch_for_end(&self, id: &ContainerId, keeper: bool) -> Option<(Box<ContainerStatus>, Option<First>)> {
         let mut engine_id: Option<String> = None;
-        let mut first: Option<AsyncFd<OwnedFd>> = None;
+        let mut first: Option<First> = None;
         let mut pause = SOON;
         loop {
             match self.look(id, &mut engine_id, first.is_none()).await {
                 Look::Running(answer) => {
                     if first.is_none() {
-                        first = answer.as_deref().and_then(watch);
+                        first = answer.as_deref().and_then(First::of);
                     }
                     if let Some(engine_id) = engine_id.as_ref().filter(|_| keeper) {
                         rotate::if_long(self, id, engine_id).await;
                     }
                 }
-                Look::Ended(status) => return Some(status),
+                Look::Ended(status) => return Some((status, first)),
                 Look::Nothing => return None,
                 // An engine that is down or does not answer has not said that anything ended.
                 Look::Unknown => {}
             }
-            match &first {
-                Some(process) => {
-                    // Cancel-safe: readiness is still there when asked again.
-                    if tokio::time::timeout(TOLD, process.readable()).await.is_ok() {
-                        first = None;
+            match first.as_mut().filter(|first| !first.has_ended()) {
+                Some(first) => {
+                    if tokio::time::timeout(TOLD, first.end()).await.is_ok() {
                         pause = SOON;
                     }
                 }
@@ -147,6 +145,21 @@ enum Look {
     Unknown,
 }
 
+/// How it ended what the engine has not seen the end of, if the kernel can tell. Whose child the process was may have to hear of
+/// it first.
+async fn hear_from_kernel(first: &First, status: Box<ContainerStatus>) -> Box<ContainerStatus> {
+    let mut left = WHY;
+    loop {
+        match first.seen() {
+            Ok(Some(seen)) => return Box::new(as_seen(&status, seen, wall())),
+            Ok(None) if !left.is_zero() => {}
+            Ok(None) | Err(_) => return status,
+        }
+        tokio::time::sleep(WHY_PAUSE).await;
+        left = left.saturating_sub(WHY_PAUSE);
+    }
+}
+
 /// Whether the engine may yet say of a container's end that it was for memory.
 fn may_be_for_memory(status: &ContainerStatus) -> bool {
     status.exit_code != 0 && reckon(status, Duration::ZERO).cause == ExitCause::Own
@@ -187,32 +200,6 @@ fn reckon(status: &ContainerStatus, now: Duration) -> Exit {
         // An end that is still to come was told by a clock that was set back since.
         ago: finished.and_then(|finished| now.checked_sub(finished)),
     }
-}
-
-/// What engines tell besides, of which the process is wanted.
-#[derive(Deserialize)]
-struct Info {
-    pid: i32,
-}
-
-/// The first process of a container, for the kernel to tell when it has ended. `told` is the container's id and what the
-/// engine says of it.
-fn watch(told: &str) -> Option<AsyncFd<OwnedFd>> {
-    let (id, info) = told.split_once(' ')?;
-    let Info { pid } = serde_json::from_str(info).ok()?;
-    let process = rustix::process::pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
-    // The pid is the engine's, which may count processes otherwise than we do, and old by now. While it is held it cannot
-    // change hands, so this check is not too early.
-    let cgroups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-    if !cgroups.contains(id) {
-        return None;
-    }
-    register(process).ok()
-}
-
-#[expect(deprecated, reason = "unsound only for types whose `as_raw_fd` is not their own; the replacement is unsafe")]
-fn register(process: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    AsyncFd::with_interest(process, Interest::READABLE)
 }
 
 #[expect(clippy::disallowed_methods, reason = "engines tell times by the wall clock; this is the IO edge")]
