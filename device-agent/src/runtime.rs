@@ -511,6 +511,13 @@ pub struct ImageProblem {
     pub message: String,
 }
 
+impl ImageProblem {
+    /// Whether a reason is one for which an image could not be fetched, so that it is tried again and again.
+    pub(crate) fn is_of_pull(reason: &str) -> bool {
+        matches!(reason, "ErrImagePull" | "RegistryUnavailable" | "SignatureValidationFailed")
+    }
+}
+
 /// What [`Runtime::start`] is to start.
 #[derive(Debug, Clone)]
 pub struct ContainerStart {

@@ -109,6 +109,9 @@ async fn what_is_not_ours_is_left_alone_and_what_is_not_wanted_goes() {
 #[tokio::test]
 async fn a_sandbox_that_died_is_replaced() {
     let Some(mut device) = Device::new() else { return };
+    if device.engine.of_a_sandbox() == 0 {
+        return;
+    }
     device.start().await;
     device.run(&pod(
         "web",

@@ -1,21 +1,18 @@
-//! A containerd of the test's own.
+//! A container engine of the test's own: a containerd, or a CRI-O where one is named.
 
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-/// The image of all tests: a static busybox.
-pub(crate) const IMAGE: &str = "hawser.test/box:1";
-/// The same for a processor that no machine has.
-pub(crate) const FOREIGN_IMAGE: &str = "hawser.test/foreign:1";
-const FOREIGN: &str = "s390x";
-/// A user of the images, who belongs to a group 50000 besides.
-pub(crate) const RICK: u32 = 4321;
-/// Another one, whose `/srv/name` says so.
-pub(crate) const DATA_IMAGE: &str = "hawser.test/data:1";
+mod crio;
+mod image;
+
+use self::crio::{CRIO, Crio};
+pub(crate) use self::image::{DATA_IMAGE, FOREIGN_IMAGE, IMAGE, RICK};
+use self::image::{FOREIGN, go_arch, pack, wants_interpreter};
 
 /// Engines of one process have networks of their own.
 static NETWORKS: AtomicU32 = AtomicU32::new(0);
@@ -27,7 +24,12 @@ pub(crate) struct Engine {
     network: u32,
 }
 
-struct Programs {
+enum Programs {
+    Containerd(Containerd),
+    Crio(Crio),
+}
+
+struct Containerd {
     containerd: PathBuf,
     ctr: PathBuf,
     plugins: PathBuf,
@@ -41,11 +43,6 @@ fn programs() -> Result<(Programs, PathBuf), String> {
     if !rustix::process::geteuid().is_root() {
         return Err("only root can run containers".to_owned());
     }
-    let find = |name: &str| {
-        let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/usr/local/bin:/sbin";
-        let places = path.split(':').map(|dir| Path::new(dir).join(name)).find(|path| path.is_file());
-        places.ok_or_else(|| format!("there is no {name}"))
-    };
     find("runc")?;
     let busybox = find("busybox")?;
     let bytes = std::fs::read(&busybox).map_err(|error| error.to_string())?;
@@ -54,29 +51,25 @@ fn programs() -> Result<(Programs, PathBuf), String> {
     }
     let plugins = ["/usr/lib/cni", "/opt/cni/bin"].map(PathBuf::from).into_iter().find(|dir| dir.join("ptp").exists());
     let plugins = plugins.ok_or("there are no CNI plugins (install containernetworking-plugins)")?;
+    if let Some(folder) = std::env::var_os(CRIO) {
+        return Ok((Programs::Crio(Crio::named(Path::new(&folder), plugins)), busybox));
+    }
+    let containerd = |containerd, ctr| Programs::Containerd(Containerd { containerd, ctr, plugins });
     let Some(folder) = std::env::var_os(OTHER_CONTAINERD).map(PathBuf::from) else {
-        return Ok((Programs { containerd: find("containerd")?, ctr: find("ctr")?, plugins }, busybox));
+        return Ok((containerd(find("containerd")?, find("ctr")?), busybox));
     };
     // Whoever names one wants no other.
     let given = ["containerd", "ctr", "containerd-shim-runc-v2"].map(|name| folder.join(name));
     let missing = given.iter().find(|path| !path.is_file());
     assert!(missing.is_none(), "{OTHER_CONTAINERD}: there is no {}", missing.unwrap().display());
-    let [containerd, ctr, _] = given;
-    Ok((Programs { containerd, ctr, plugins }, busybox))
+    let [program, ctr, _] = given;
+    Ok((containerd(program, ctr), busybox))
 }
 
-/// Whether a program needs libraries, which an image with nothing else in it has not.
-fn wants_interpreter(elf: &[u8]) -> bool {
-    let number = |at: usize, length: usize| {
-        elf[at..at + length].iter().rev().fold(0_usize, |number, byte| (number << 8) | usize::from(*byte))
-    };
-    let (table, size, count) = if elf[4] == 2 {
-        (number(32, 8), number(54, 2), number(56, 2))
-    } else {
-        (number(28, 4), number(42, 2), number(44, 2))
-    };
-    const PT_INTERP: usize = 3;
-    (0..count).any(|at| number(table + at * size, 4) == PT_INTERP)
+fn find(name: &str) -> Result<PathBuf, String> {
+    let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/usr/local/bin:/sbin";
+    let place = path.split(':').map(|dir| Path::new(dir).join(name)).find(|path| path.is_file());
+    place.ok_or_else(|| format!("there is no {name}"))
 }
 
 impl Engine {
@@ -95,8 +88,8 @@ impl Engine {
         engine.configure();
         engine.run();
         let images = engine.dir.path().join("images");
-        let archive = pack(&images, &busybox, IMAGE, go_arch());
-        engine.ctr(&["-n", "k8s.io", "images", "import", archive.to_str().unwrap()]);
+        pack(&images, &busybox, IMAGE, go_arch());
+        engine.import(&images, IMAGE);
         Some(engine)
     }
 
@@ -126,6 +119,10 @@ impl Engine {
         std::fs::create_dir(self.dir.path().join("net.d")).unwrap();
         std::fs::create_dir(self.dir.path().join("images")).unwrap();
         self.network(true);
+        let programs = match &self.programs {
+            Programs::Containerd(programs) => programs,
+            Programs::Crio(crio) => return crio.configure(self.dir.path()),
+        };
         let config = format!(
             r#"version = 2
 root = "{dir}/root"
@@ -156,7 +153,7 @@ state = "{dir}/state"
   platform = "linux/{arch}"
   snapshotter = "native"
 "#,
-            plugins = self.programs.plugins.display(),
+            plugins = programs.plugins.display(),
             arch = go_arch(),
         );
         std::fs::write(self.dir.path().join("config.toml"), config).unwrap();
@@ -164,23 +161,34 @@ state = "{dir}/state"
 
     /// Starts the engine and waits until it answers.
     pub(crate) fn run(&mut self) {
-        let folder = self.programs.containerd.parent().unwrap();
         let log = std::fs::File::options().append(true).create(true).open(self.dir.path().join("log")).unwrap();
-        let child = Command::new(&self.programs.containerd)
-            // The programs that watch over containers are those beside it.
-            .env("PATH", format!("{}:{}", folder.display(), std::env::var("PATH").unwrap_or_default()))
-            .arg("--config")
-            .arg(self.dir.path().join("config.toml"))
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+        let mut command = match &self.programs {
+            Programs::Crio(crio) => crio.command(self.dir.path()),
+            Programs::Containerd(programs) => {
+                let folder = programs.containerd.parent().unwrap();
+                let mut command = Command::new(&programs.containerd);
+                // The programs that watch over containers are those beside it.
+                command.env("PATH", format!("{}:{}", folder.display(), std::env::var("PATH").unwrap_or_default()));
+                command.arg("--config").arg(self.dir.path().join("config.toml"));
+                command
+            }
+        };
+        let child = command.stdout(Stdio::null()).stderr(log).spawn().unwrap();
         self.process = Some(child);
         let deadline = Instant::now() + Duration::from_secs(60);
-        // The part for Kubernetes comes up last.
-        while !self.log().contains("containerd successfully booted") || !self.try_ctr(&["version"]) {
-            assert!(Instant::now() < deadline, "containerd does not come up:\n{}", self.log());
+        while !self.is_up() {
+            assert!(Instant::now() < deadline, "the engine does not come up:\n{}", self.log());
             std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn is_up(&self) -> bool {
+        match &self.programs {
+            // The part for Kubernetes comes up last.
+            Programs::Containerd(_) => {
+                self.log().contains("containerd successfully booted") && self.try_ctr(&["version"])
+            }
+            Programs::Crio(_) => UnixStream::connect(self.socket()).is_ok(),
         }
     }
 
@@ -206,9 +214,17 @@ state = "{dir}/state"
         std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
-    /// Whether the engine is of this version or a later one.
+    pub(crate) fn is_crio(&self) -> bool {
+        matches!(self.programs, Programs::Crio(_))
+    }
+
+    /// Whether the engine is a containerd of this version or a later one, or a CRI-O.
     pub(crate) fn is_since(&self, since: (u32, u32)) -> bool {
-        let told = Command::new(&self.programs.containerd).arg("--version").output().unwrap();
+        let containerd = match &self.programs {
+            Programs::Containerd(programs) => &programs.containerd,
+            Programs::Crio(_) => return true,
+        };
+        let told = Command::new(containerd).arg("--version").output().unwrap();
         let told = String::from_utf8(told.stdout).unwrap();
         let version = told.split_whitespace().nth(2).unwrap().trim_start_matches('v');
         let mut numbers = version.split('.').map(|number| number.parse().unwrap_or(0));
@@ -216,24 +232,47 @@ state = "{dir}/state"
     }
 
     pub(crate) fn import_data(&self) {
-        let busybox = self.dir.path().join("images/root/bin/busybox");
-        let archive = pack(&self.dir.path().join("data"), &busybox, DATA_IMAGE, go_arch());
-        self.ctr(&["-n", "k8s.io", "images", "import", archive.to_str().unwrap()]);
+        self.import_other("data", DATA_IMAGE, go_arch());
     }
 
     pub(crate) fn import_foreign(&self) {
-        let busybox = self.dir.path().join("images/root/bin/busybox");
-        let archive = pack(&self.dir.path().join("foreign"), &busybox, FOREIGN_IMAGE, FOREIGN);
-        self.ctr(&["-n", "k8s.io", "images", "import", "--all-platforms", archive.to_str().unwrap()]);
+        self.import_other("foreign", FOREIGN_IMAGE, FOREIGN);
     }
 
-    pub(crate) fn ctr(&self, args: &[&str]) {
+    /// The image of all tests under one more name.
+    pub(crate) fn import_as(&self, name: &str) {
+        match &self.programs {
+            Programs::Containerd(_) => self.ctr(&["-n", "k8s.io", "images", "tag", IMAGE, name]),
+            Programs::Crio(crio) => crio.import(&self.socket(), &self.dir.path().join("images"), name),
+        }
+    }
+
+    fn import_other(&self, folder: &str, name: &str, arch: &str) {
+        let busybox = self.dir.path().join("images/root/bin/busybox");
+        let folder = self.dir.path().join(folder);
+        pack(&folder, &busybox, name, arch);
+        self.import(&folder, name);
+    }
+
+    /// What `pack` has left in a folder.
+    fn import(&self, folder: &Path, name: &str) {
+        let archive = folder.join("image.tar");
+        match &self.programs {
+            Programs::Containerd(_) => {
+                self.ctr(&["-n", "k8s.io", "images", "import", "--all-platforms", archive.to_str().unwrap()]);
+            }
+            Programs::Crio(crio) => crio.import(&self.socket(), folder, name),
+        }
+    }
+
+    fn ctr(&self, args: &[&str]) {
         assert!(self.try_ctr(args), "ctr {args:?} failed:\n{}", self.log());
     }
 
     fn try_ctr(&self, args: &[&str]) -> bool {
+        let Programs::Containerd(programs) = &self.programs else { return false };
         let socket = self.socket();
-        let mut command = Command::new(&self.programs.ctr);
+        let mut command = Command::new(&programs.ctr);
         command.arg("--connect-timeout").arg("10s").arg("-a").arg(socket).args(args);
         command.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().success()
     }
@@ -250,6 +289,11 @@ state = "{dir}/state"
             assert!(Instant::now() < deadline, "no {words} in {all:?}");
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// How many processes a sandbox has. CRI-O keeps none for one whose containers have processes of their own.
+    pub(crate) fn of_a_sandbox(&self) -> usize {
+        usize::from(!self.is_crio())
     }
 
     /// The first processes of all containers, with their command lines.
@@ -332,53 +376,4 @@ impl Drop for Engine {
             let _ = Command::new("umount").arg("-l").arg(path).status();
         }
     }
-}
-
-fn go_arch() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    }
-}
-
-/// An image as `docker save` would write it: one layer with busybox and its names.
-fn pack(dir: &Path, busybox: &Path, name: &str, arch: &str) -> PathBuf {
-    let root = dir.join("root");
-    for part in ["bin", "etc", "tmp", "proc", "sys", "dev", "srv"] {
-        std::fs::create_dir_all(root.join(part)).unwrap();
-    }
-    let mut program = std::fs::read(busybox).unwrap();
-    if arch == FOREIGN {
-        // The field of the header that says for which processor it is.
-        program[18] = 22;
-    }
-    std::fs::write(root.join("bin/busybox"), program).unwrap();
-    std::fs::set_permissions(root.join("bin/busybox"), std::fs::Permissions::from_mode(0o755)).unwrap();
-    for applet in ["sh", "sleep", "cat", "echo", "ls", "id", "true", "hostname", "ip", "head", "touch", "test", "dd"] {
-        std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).unwrap();
-    }
-    std::fs::write(root.join("srv/name"), name).unwrap();
-    std::fs::write(root.join("etc/passwd"), format!("rick:x:{RICK}:{RICK}::/:/bin/sh\n")).unwrap();
-    std::fs::write(root.join("etc/group"), "crew:x:50000:rick\n").unwrap();
-    let run = |command: &mut Command| {
-        let output = command.output().unwrap();
-        assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
-    };
-    let layer = dir.join("layer.tar");
-    run(Command::new("tar").arg("-C").arg(&root).arg("-cf").arg(&layer).arg("."));
-    let sum = |path: &Path| run(Command::new("sha256sum").arg(path)).split(' ').next().unwrap().to_owned();
-    let config = format!(
-        r#"{{"architecture":"{arch}","os":"linux","config":{{"Env":["PATH=/bin"],"Cmd":["sleep","2147483647"]}},
-        "rootfs":{{"type":"layers","diff_ids":["sha256:{}"]}}}}"#,
-        sum(&layer)
-    );
-    std::fs::write(dir.join("config.json"), config).unwrap();
-    let manifest = format!(r#"[{{"Config":"config.json","RepoTags":["{name}"],"Layers":["layer.tar"]}}]"#);
-    std::fs::write(dir.join("manifest.json"), manifest).unwrap();
-    let archive = dir.join("image.tar");
-    let files = ["config.json", "manifest.json", "layer.tar"];
-    run(Command::new("tar").arg("-C").arg(dir).arg("-cf").arg(&archive).args(files));
-    archive
 }

@@ -38,7 +38,7 @@ async fn every_choice_of_lines_also_after_the_end() {
     let Some(mut device) = Device::new() else { return };
     device.start().await;
     let before = clock()();
-    let script = "echo one; echo two >&2; printf 'three'; sleep 0.3; printf ' and a half\\nfour'";
+    let script = "echo one; echo two >&2; sleep 0.3; printf 'three'; sleep 0.3; printf ' and a half\\nfour'";
     device.run_to_end(&pod("p", RestartPolicy::Never, shell(script))).await;
     // What follows waits for the last words.
     let text = read(&device, LogsRequest { follow: true, ..request("p") }).await;

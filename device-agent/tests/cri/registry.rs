@@ -116,13 +116,23 @@ async fn a_registry_that_refuses_is_told_in_its_own_words_and_harms_no_other_pod
     let registry = Registry::start().await;
     device.start().await;
     let denied = if device.engine.is_since((2, 1)) { "no basic auth credentials" } else { "401 Unauthorized" };
-    let wrong = [
-        ("unauthorized", denied),
-        ("missing", "not found"),
-        ("busy", "429 Too Many Requests"),
-        ("ill", "503 Service Unavailable"),
-        ("corrupt", "unexpected commit digest"),
-    ];
+    let wrong = if device.engine.is_crio() {
+        [
+            ("unauthorized", "unauthorized"),
+            ("missing", "manifest unknown"),
+            ("busy", "toomanyrequests: slow down"),
+            ("ill", "the harbour is closed"),
+            ("corrupt", "Digest did not match"),
+        ]
+    } else {
+        [
+            ("unauthorized", denied),
+            ("missing", "not found"),
+            ("busy", "429 Too Many Requests"),
+            ("ill", "503 Service Unavailable"),
+            ("corrupt", "unexpected commit digest"),
+        ]
+    };
     for (name, _) in wrong {
         device.run(&registry.pod(name));
     }

@@ -18,6 +18,10 @@ async fn an_engine_that_is_not_there_is_named() {
 #[tokio::test]
 async fn an_engine_that_does_not_run_pods_is_told_from_one_that_is_ill() {
     let Some(mut engine) = Engine::start() else { return };
+    if engine.is_crio() {
+        // It does nothing else.
+        return;
+    }
     engine.run_without_pods();
     let config = CriConfig::new(engine.socket(), "boat", "/nonexistent".into(), "/dev/shm".into());
     let error = Cri::connect(config).await.unwrap_err();
@@ -53,7 +57,7 @@ async fn images_that_cannot_be_had_are_told_from_each_other() {
         })
         .await;
     // What was missing comes, and no human hand is needed.
-    device.engine.ctr(&["-n", "k8s.io", "images", "tag", IMAGE, "hawser.test/missing:1"]);
+    device.engine.import_as("hawser.test/missing:1");
     device.until_running("never").await;
     for name in ["never", "invalid", "unreachable", "foreign"] {
         device.sweep(name).await;
@@ -70,7 +74,7 @@ async fn a_missing_network_is_said_and_the_pod_comes_up_when_it_is_there() {
     device.run(&pod("web", RestartPolicy::Always, shell("exec sleep 1000")));
     device.until("the engine's words", |device| device.reasons().contains(&"FailedCreatePodSandBox")).await;
     let event = device.events.iter().find(|event| event.reason == "FailedCreatePodSandBox").unwrap();
-    assert!(event.message.contains("cni plugin not initialized"), "{}", event.message);
+    assert!(event.message.contains("network is not ready: container runtime network not ready"), "{}", event.message);
     // A pod on the device's own network needs no other.
     let host = hawser_wire::deployment::EdgeDeployment {
         host_network: true,

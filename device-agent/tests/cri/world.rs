@@ -335,7 +335,12 @@ impl Device {
     /// What the container has written to its log, without what the log adds.
     pub(crate) fn output(&self, name: &str) -> String {
         let text = std::fs::read_to_string(self.log_file(name)).unwrap_or_default();
-        text.lines().filter_map(|line| line.splitn(4, ' ').nth(3)).map(|line| format!("{line}\n")).collect()
+        let record = |line: &str| {
+            let mut words = line.splitn(4, ' ').skip(2);
+            let (tag, text) = (words.next()?, words.next()?);
+            Some(format!("{text}{}", if tag == "P" { "" } else { "\n" }))
+        };
+        text.lines().filter_map(record).collect()
     }
 
     pub(crate) fn reasons(&self) -> Vec<&str> {

@@ -93,7 +93,7 @@ impl Cri {
         }
         // Several logins often meet the same answer.
         words.dedup();
-        Err(problem(name, "ErrImagePull", words.join("; ")))
+        Err(pull_problem(name, &words.join("; ")))
     }
 
     async fn pulled(&self, image: &str) -> Pulled {
@@ -135,6 +135,21 @@ fn is_for(registry: &str, image: &str) -> bool {
     hosts_fit && inside
 }
 
+/// An engine may begin its words with the name of what is wrong, as CRI-O does; the rest is as a kubelet puts it.
+fn pull_problem(image: &str, words: &str) -> ImageProblem {
+    let known = [
+        ("RegistryUnavailable", "the registry is unavailable"),
+        ("SignatureValidationFailed", "the signature validation failed"),
+    ];
+    let named = known.iter().find_map(|(name, cause)| Some((name, cause, words.strip_prefix(name)?)));
+    match named {
+        Some((name, cause, rest)) => {
+            problem(image, name, format!("image pull failed for {image} because {cause}{rest}"))
+        }
+        None => problem(image, "ErrImagePull", words.to_owned()),
+    }
+}
+
 fn problem(image: &str, reason: &str, message: String) -> ImageProblem {
     ImageProblem { image: image.to_owned(), reason: reason.to_owned(), message }
 }
@@ -142,6 +157,25 @@ fn problem(image: &str, reason: &str, message: String) -> ImageProblem {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_an_engine_names_is_the_reason() {
+        for (words, reason, message) in [
+            (
+                "RegistryUnavailable: unable to pull",
+                "RegistryUnavailable",
+                "image pull failed for box:1 because the registry is unavailable: unable to pull",
+            ),
+            (
+                "SignatureValidationFailed: unknown key",
+                "SignatureValidationFailed",
+                "image pull failed for box:1 because the signature validation failed: unknown key",
+            ),
+            ("not found", "ErrImagePull", "not found"),
+        ] {
+            assert_eq!(pull_problem("box:1", words), problem("box:1", reason, message.to_owned()));
+        }
+    }
 
     #[test]
     fn names_of_images_are_told_from_other_words() {

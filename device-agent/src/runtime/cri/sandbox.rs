@@ -5,7 +5,9 @@ use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
 
-use hawser_cri::{CallError, Container as EngineContainer, DnsConfig, PodSandbox, PodSandboxConfig, PodSandboxState};
+use hawser_cri::{
+    CallError, Container as EngineContainer, DnsConfig, PodSandbox, PodSandboxConfig, PodSandboxState, RuntimeCondition,
+};
 use hawser_wire::PodUid;
 use hawser_wire::deployment::EdgeDeployment;
 
@@ -36,9 +38,21 @@ impl Cri {
         }
         let attempts = all.iter().filter_map(|old| old.metadata.as_ref()).map(|metadata| metadata.attempt);
         let attempt = attempts.max().map_or(0, |last| last.saturating_add(1));
+        if !pod.host_network {
+            self.network_is_ready().await?;
+        }
         let (described, told) = self.describe_sandbox(pod, attempt).await?;
         let made = self.0.client.run_pod_sandbox(described, handler(pod)).await.map_err(failed)?;
         Ok((made, told))
+    }
+
+    /// Some engines say at once that there is no network for sandboxes, CRI-O waits for it without a word.
+    async fn network_is_ready(&self) -> Result<(), RuntimeError> {
+        let told = self.0.client.status(false).await.map_err(|error| failure("ask the engine", error))?;
+        match told.status.iter().flat_map(|status| &status.conditions).find_map(no_network) {
+            Some(why) => Err(io::Error::other(why)).naming(|| "network is not ready".to_owned()),
+            None => Ok(()),
+        }
     }
 
     /// What a pod's sandbox is to be.
@@ -109,6 +123,13 @@ impl Cri {
     }
 }
 
+/// Why there is no network for sandboxes, in a kubelet's words.
+fn no_network(condition: &RuntimeCondition) -> Option<String> {
+    let RuntimeCondition { kind, status, reason, message } = condition;
+    (kind == "NetworkReady" && !status)
+        .then(|| format!("container runtime network not ready: NetworkReady=false reason:{reason} message:{message}"))
+}
+
 /// The one that is ready.
 pub(super) fn ready(sandboxes: &[PodSandbox]) -> Option<&PodSandbox> {
     sandboxes.iter().find(|sandbox| sandbox.state() == PodSandboxState::Ready)
@@ -128,4 +149,23 @@ fn read_resolver(path: &Path) -> DnsConfig {
         return own;
     }
     read(Path::new(BEHIND_RESOLVED)).unwrap_or(own)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_that_is_not_ready_is_said_as_by_a_kubelet() {
+        let condition = |kind: &str, status| RuntimeCondition {
+            kind: kind.into(),
+            status,
+            reason: "NetworkPluginNotReady".into(),
+            message: "no configuration".into(),
+        };
+        let words = "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:no configuration";
+        assert_eq!(no_network(&condition("NetworkReady", false)).as_deref(), Some(words));
+        assert_eq!(no_network(&condition("NetworkReady", true)), None);
+        assert_eq!(no_network(&condition("RuntimeReady", false)), None);
+    }
 }

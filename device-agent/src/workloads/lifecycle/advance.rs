@@ -197,7 +197,7 @@ impl Lifecycle {
             && now < *retry
         {
             let words = since.saturating_add(SHOW_PULL_ERROR);
-            if reason == "ErrImagePull" && !*announced && now >= words {
+            if ImageProblem::is_of_pull(reason) && !*announced && now >= words {
                 *announced = true;
                 let message = format!("Back-off pulling image \"{image}\"");
                 out.event(Some(&container.name), false, "BackOff", &message);

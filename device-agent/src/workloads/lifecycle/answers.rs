@@ -91,7 +91,7 @@ impl Lifecycle {
                 container.activity = Activity::Blocked { reason, message, retry: None };
             }
             Err(StartProblem::NoImage(ImageProblem { image, reason, message })) => {
-                if reason == "ErrImagePull" {
+                if ImageProblem::is_of_pull(&reason) {
                     out.event(Some(&id.name), true, "Failed", &format!("Failed to pull image \"{image}\": {message}"));
                 }
                 out.event(Some(&id.name), true, "Failed", &format!("Error: {reason}"));

@@ -129,7 +129,7 @@ impl Lifecycle {
             (Activity::NoImage { image, reason, message, announced, .. }, exit) => {
                 let state = match announced {
                     true => {
-                        let message = format!("Back-off pulling image \"{image}\": {message}");
+                        let message = format!("Back-off pulling image \"{image}\": {reason}: {message}");
                         waiting("ImagePullBackOff", Some(message))
                     }
                     false => waiting(reason, Some(message.clone())),

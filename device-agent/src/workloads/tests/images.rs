@@ -97,7 +97,7 @@ async fn a_failed_pull_of_a_volume_is_told_of_that_image() {
         _ => None,
     });
     let waits: Vec<_> = last.unwrap().containers.iter().map(waiting).collect();
-    let words = "Back-off pulling image \"model\": no";
+    let words = "Back-off pulling image \"model\": ErrImagePull: no";
     assert_eq!(waits, [None, Some(("ImagePullBackOff".to_owned(), words.to_owned()))], "the other one runs");
 }
 

@@ -30,7 +30,7 @@ fn a_failed_pull_shows_its_words_then_its_back_off_and_is_tried_again() {
     sim.pass(3_000);
     assert_eq!(
         waiting(&sim),
-        ("ImagePullBackOff".into(), "Back-off pulling image \"host\": the registry says no".into())
+        ("ImagePullBackOff".into(), "Back-off pulling image \"host\": ErrImagePull: the registry says no".into())
     );
     assert_eq!(sim.events().last(), Some(&"BackOff: Back-off pulling image \"host\""));
     sim.take_log();
