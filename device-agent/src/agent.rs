@@ -189,6 +189,7 @@ impl Agent {
         let sight = Sight { desired: desired.clone(), clock: now.clone(), waits };
         let service = Arc::new(service(sight));
         let asked = runtime.clone();
+        let desired_by_runtime = desired.clone();
         let room = Arc::new(Notify::new());
         let upkeep = Upkeep {
             runtime: runtime.clone(),
@@ -232,7 +233,7 @@ impl Agent {
             ("workloads", workloads),
             ("link", tokio::spawn(link_task.run(first))),
             ("streams", tokio::spawn(serve(streams.clone(), service, stop.clone()))),
-            ("runtime", tokio::spawn(facts::watch_runtime(asked, runtime_in, stop.clone()))),
+            ("runtime", tokio::spawn(facts::watch_runtime(asked, desired_by_runtime, runtime_in, stop.clone()))),
             ("facts", tokio::spawn(measuring)),
             ("images", tokio::spawn(upkeep::run(upkeep, stop.clone()))),
             ("pressure", tokio::spawn(relieve(pressure, stop.clone()))),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hawser_wire::deployment::EdgeDeployment;
-use hawser_wire::{ContentHash, PodUid, Version};
+use hawser_wire::{AddressRange, ContentHash, PodUid, Version};
 
 /// What the device is to run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -19,6 +19,8 @@ pub struct DesiredSet {
     /// Whether the bridge has sent it, or sent it again, since the agent started. Before that it is what the ledger
     /// remembers, and a ledger whose disk was full may remember less than what runs.
     pub heard: bool,
+    /// The addresses that pods are to have, if the engine wants to be told.
+    pub pod_ranges: Vec<AddressRange>,
     /// The pods. One that runs and has no entry here is to be stopped with its own grace period and forgotten.
     pub pods: BTreeMap<PodUid, DesiredPod>,
 }

@@ -11,12 +11,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hawser_wire::amounts::Millicpus;
-use hawser_wire::quantity;
 use hawser_wire::report::{NodeFacts, Resource};
+use hawser_wire::{AddressRange, quantity};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::DeviceClock;
+use crate::desired::DesiredSet;
 use crate::ledger::Durability;
 use crate::reserved::{Capacity, Reserved};
 use crate::runtime::{Runtime, RuntimeFacts};
@@ -230,24 +231,38 @@ pub(crate) async fn run(
 /// How often the runtime is asked how it is.
 const RUNTIME_EVERY: Duration = Duration::from_secs(20);
 
-/// Asks the runtime how it is until stopped.
+/// Asks the runtime how it is until stopped, and gives it the addresses that pods are to have.
 pub(crate) async fn watch_runtime<R: Runtime>(
     runtime: Arc<R>,
+    mut desired: watch::Receiver<Arc<DesiredSet>>,
     told: watch::Sender<RuntimeFacts>,
     stop: CancellationToken,
 ) {
     let asking = async {
         loop {
-            let facts = runtime.facts().await;
+            let pod_ranges = desired.borrow_and_update().pod_ranges.clone();
+            let facts = runtime.facts(&pod_ranges).await;
             told.send_if_modified(|told| {
                 let changed = *told != facts;
                 *told = facts;
                 changed
             });
-            tokio::time::sleep(RUNTIME_EVERY).await;
+            // Both arms are cancel-safe: a watch and a timer have nothing to lose.
+            tokio::select! {
+                () = other_ranges(&mut desired, &pod_ranges) => {}
+                () = tokio::time::sleep(RUNTIME_EVERY) => {}
+            }
         }
     };
     let _: Option<()> = stop.run_until_cancelled(asking).await;
+}
+
+/// Waits until pods are to have other addresses than these.
+async fn other_ranges(desired: &mut watch::Receiver<Arc<DesiredSet>>, known: &[AddressRange]) {
+    if desired.wait_for(|desired| desired.pod_ranges != known).await.is_err() {
+        // Nobody says so any more.
+        std::future::pending().await
+    }
 }
 
 /// What pods are told about the device.

@@ -11,10 +11,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hawser_wire::PodUid;
 use hawser_wire::deployment::{EdgeDeployment, PullPolicy, Resources, Volume, VolumeSource};
 use hawser_wire::report::{Condition, Image};
 use hawser_wire::stream::FileSystem;
+use hawser_wire::{AddressRange, PodUid};
 use serde::{Deserialize, Serialize};
 
 pub mod cri;
@@ -171,7 +171,9 @@ pub trait Runtime: Send + Sync + 'static {
     }
 
     /// What the device tells about its runtime. Asked again and again; it says how it is, and does not fail.
-    fn facts(&self) -> impl Future<Output = RuntimeFacts> + Send {
+    ///
+    /// `pod_ranges` are the addresses that the cluster gave to the pods here, for a runtime whose network waits for them.
+    fn facts(&self, _pod_ranges: &[AddressRange]) -> impl Future<Output = RuntimeFacts> + Send {
         async { RuntimeFacts::default() }
     }
 

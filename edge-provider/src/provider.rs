@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use hawser_wire::AddressRange;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use virtual_node::provider::stats::NodeStats;
@@ -131,8 +132,8 @@ impl Provider for DeviceProvider {
         }
     }
 
-    async fn synced(&self, node: &NodeName, at: Revision) {
-        let _ = self.fleet.synced(node, at).await;
+    async fn synced(&self, node: &NodeName, pod_ranges: Vec<String>, at: Revision) {
+        let _ = self.fleet.synced(node, ranges(node, &pod_ranges), at).await;
     }
 
     async fn logs(
@@ -175,7 +176,33 @@ impl Provider for DeviceProvider {
     }
 }
 
+/// What can travel of the addresses that a node's pods are to have. What is no range is left out: the API server would not
+/// have taken it.
+fn ranges(node: &NodeName, told: &[String]) -> Vec<AddressRange> {
+    let read = |range: &String| match range.parse() {
+        Ok(range) => Some(range),
+        Err(error) => {
+            tracing::warn!(%node, range, "the pods of a node are to have addresses that cannot be read: {error}");
+            None
+        }
+    };
+    told.iter().filter_map(read).collect()
+}
+
 #[expect(clippy::disallowed_methods, reason = "the IO edge: an Event says when it happened")]
 fn wall() -> Timestamp {
     Timestamp::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_range_of_addresses_is_left_out() {
+        let told = ["10.42.7.0/24", "10.42.7.0", "{{.}}", "fd00:10::/64"].map(str::to_owned);
+        let node = NodeName::new("gateway".to_owned()).unwrap();
+        let read: Vec<String> = ranges(&node, &told).iter().map(AddressRange::to_string).collect();
+        assert_eq!(read, ["10.42.7.0/24", "fd00:10::/64"]);
+    }
 }

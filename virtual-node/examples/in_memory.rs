@@ -73,7 +73,7 @@ impl Provider for InMemory {
     }
 
     // What was not applied until now would be removed here, if anything outlived this process.
-    async fn synced(&self, _: &NodeName, _: Revision) {}
+    async fn synced(&self, _: &NodeName, _: Vec<String>, _: Revision) {}
 
     async fn logs(&self, node: &NodeName, pod: &PodRef, name: &str, _: LogOptions) -> Result<Output, StreamError> {
         let log = format!("{name} of {pod} is nothing but an entry in a map of {node}\n");

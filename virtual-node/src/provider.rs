@@ -91,7 +91,11 @@ pub trait Provider: Send + Sync + 'static {
     fn forget(&self, node: &NodeName, pod: &PodRef, at: Revision) -> impl Future<Output = ()> + Send;
 
     /// The view of this node is complete: what has not been applied until now is not wanted.
-    fn synced(&self, node: &NodeName, at: Revision) -> impl Future<Output = ()> + Send;
+    ///
+    /// `pod_ranges` are the addresses that the cluster gave to the node's pods (`spec.podCIDRs`), mostly none: whoever makes
+    /// the pods' network decides whether it wants them. Called again when they change; a cluster gives them a moment after it
+    /// first sees the node.
+    fn synced(&self, node: &NodeName, pod_ranges: Vec<String>, at: Revision) -> impl Future<Output = ()> + Send;
 
     /// Reads a container's log. See [`streams`] for how bytes flow and who checks what.
     fn logs(

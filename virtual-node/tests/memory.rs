@@ -32,7 +32,7 @@ impl Provider for Idle {
     }
     async fn stop(&self, _: &NodeName, _: &PodRef, _: Duration, _: Revision) {}
     async fn forget(&self, _: &NodeName, _: &PodRef, _: Revision) {}
-    async fn synced(&self, _: &NodeName, _: Revision) {}
+    async fn synced(&self, _: &NodeName, _: Vec<String>, _: Revision) {}
 }
 
 /// Has nothing, accepts everything, and counts the renewals of leases.

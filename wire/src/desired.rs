@@ -9,7 +9,8 @@ use minicbor::{CborLen, Decode, Encode};
 
 use crate::codec;
 use crate::ids::{ContentHash, Digest, PodUid, Version};
-use crate::limits::MAX_INDEX_ENTRIES;
+use crate::limits::{MAX_INDEX_ENTRIES, MAX_POD_RANGES};
+use crate::range::AddressRange;
 
 /// The whole desired set of one device, by reference.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, CborLen)]
@@ -20,9 +21,13 @@ pub struct Index {
     /// One entry per pod, ascending by UID. A pod without an entry is not wanted any more.
     #[n(1)]
     pub entries: Vec<IndexEntry>,
-    /// The hash of the entries as the bridge encoded them.
+    /// The hash of the entries, and of the ranges if there are any, as the bridge encoded them.
     #[n(2)]
     pub digest: Digest,
+    /// The addresses that the cluster gave to this node's pods (`spec.podCIDRs`), for an engine that wants to be told.
+    #[n(3)]
+    #[cbor(default, skip_if = "Vec::is_empty")]
+    pub pod_ranges: Vec<AddressRange>,
 }
 
 /// What is wanted of one pod.
@@ -85,19 +90,25 @@ impl Index {
         }
         entries.sort_by(|a, b| a.uid.cmp(&b.uid));
         entries.dedup_by(|a, b| a.uid == b.uid);
-        let digest = digest_of(&entries);
-        Ok(Self { version, entries, digest })
+        let digest = digest_of(&entries, &[]);
+        Ok(Self { version, entries, digest, pod_ranges: Vec::new() })
     }
 
-    /// Whether the entries are within their bounds, ascending and without repetition.
+    /// Whether the entries are within their bounds, ascending and without repetition, and the ranges few.
     pub fn is_well_formed(&self) -> bool {
-        self.entries.len() <= MAX_INDEX_ENTRIES && self.entries.is_sorted_by(|a, b| a.uid < b.uid)
+        self.entries.len() <= MAX_INDEX_ENTRIES
+            && self.entries.is_sorted_by(|a, b| a.uid < b.uid)
+            && self.pod_ranges.len() <= MAX_POD_RANGES
     }
 }
 
-/// The digest of entries that are sorted by UID.
-pub fn digest_of(entries: &[IndexEntry]) -> Digest {
-    let hash = ContentHash::of(&codec::encode(&entries));
+/// The digest of entries that are sorted by UID, and of the ranges.
+pub fn digest_of(entries: &[IndexEntry], pod_ranges: &[AddressRange]) -> Digest {
+    let mut bytes = codec::encode(&entries);
+    if !pod_ranges.is_empty() {
+        bytes.extend(codec::encode(&pod_ranges));
+    }
+    let hash = ContentHash::of(&bytes);
     let mut digest = [0; 16];
     digest.copy_from_slice(&hash.0[..16]);
     Digest(digest)

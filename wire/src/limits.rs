@@ -11,6 +11,8 @@ pub const MAX_DEPTH: usize = 24;
 pub const MAX_MAP_ENTRIES: u64 = 256;
 /// How many pods one device can be given.
 pub const MAX_INDEX_ENTRIES: usize = 512;
+/// How many ranges of addresses the pods of a node have: one of each family.
+pub const MAX_POD_RANGES: usize = 2;
 /// How many objects a device asks for at once.
 pub const MAX_WANTED_OBJECTS: usize = 64;
 /// The longest object: an edge deployment or a blob. ConfigMaps and Secrets end at 1 MiB.

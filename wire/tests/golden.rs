@@ -311,6 +311,9 @@ fn downs(book: &mut Book) {
         let index = Index::new(version, vec![IndexEntry { uid: uid(), wish }]).expect("few");
         book.add(&format!("Down::Index/{name}"), Down::Index(index));
     }
+    let ranges = ["10.42.7.0/24", "fd00:10::/64"].map(|range| range.parse().expect("a range"));
+    let digest = digest_of(&[], &ranges);
+    book.add("Down::Index/ranges", Down::Index(Index { version, entries: vec![], digest, pod_ranges: ranges.into() }));
     let chunk = Chunk { hash: hash(0xdd), total: 10, offset: 8, data: vec![1, 2] };
     book.add("Down::Chunk", Down::Chunk(chunk));
     book.add("Down::Ack", Down::Ack(Ack { seqs: vec![1, 300] }));

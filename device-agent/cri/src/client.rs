@@ -98,6 +98,14 @@ impl Client {
         self.call(RUNTIME, "RuntimeConfig", Empty {}, QUICK).await
     }
 
+    /// Tells the engine which addresses pods are to have: ranges, with commas between them.
+    pub async fn update_runtime_config(&self, pod_cidr: String) -> Result<(), CallError> {
+        let runtime_config = Some(RuntimeConfig { network_config: Some(NetworkConfig { pod_cidr }) });
+        let request = UpdateRuntimeConfigRequest { runtime_config };
+        let Empty {} = self.call(RUNTIME, "UpdateRuntimeConfig", request, QUICK).await?;
+        Ok(())
+    }
+
     /// Makes and starts a sandbox; its id.
     pub async fn run_pod_sandbox(&self, config: PodSandboxConfig, handler: &str) -> Result<String, CallError> {
         let request = RunPodSandboxRequest { config: Some(config), runtime_handler: handler.to_owned() };

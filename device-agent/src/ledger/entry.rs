@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use hawser_wire::desired::IndexEntry;
 use hawser_wire::report::Numbered;
-use hawser_wire::{BootId, ContentHash, DeviceTime, Digest, PodUid, Version, codec};
+use hawser_wire::{AddressRange, BootId, ContentHash, DeviceTime, Digest, PodUid, Version, codec};
 use minicbor::{Decode, Encode};
 
 /// What a value is about.
@@ -62,6 +62,10 @@ pub struct Accepted {
     /// Its entries.
     #[n(2)]
     pub entries: Vec<IndexEntry>,
+    /// The addresses that pods are to have.
+    #[n(3)]
+    #[cbor(default, skip_if = "Vec::is_empty")]
+    pub pod_ranges: Vec<AddressRange>,
 }
 
 /// Where the device's timeline is.

@@ -208,6 +208,7 @@ fn another_devices_key_sets_the_file_aside_unharmed() {
 fn accepted() -> Accepted {
     let run = |hash: u8| Wish::Run(ObjectRef { hash: ContentHash([hash; 32]), len: 3 });
     Accepted {
+        pod_ranges: vec!["10.42.7.0/24".parse().unwrap()],
         version: Version { epoch: 1, revision: 2, edit: 3 },
         digest: Digest([4; 16]),
         entries: vec![IndexEntry { uid: uid(1), wish: run(1) }, IndexEntry { uid: uid(2), wish: Wish::Stop(9) }],

@@ -11,7 +11,7 @@ use hawser_wire::codec::decode;
 use hawser_wire::deployment::EdgeDeployment;
 use hawser_wire::desired::{Index, IndexEntry, ObjectRef, Wish};
 use hawser_wire::limits::MAX_OBJECT;
-use hawser_wire::{ContentHash, DecodeError, DeviceTime, Digest, PodUid, Version};
+use hawser_wire::{AddressRange, ContentHash, DecodeError, DeviceTime, Digest, PodUid, Version};
 
 use crate::desired::{Deployment, DesiredPod, DesiredSet, DesiredWish};
 use crate::ledger::{Accepted, Change, Recovered};
@@ -22,6 +22,7 @@ pub(super) struct Inbox {
     accepted: Option<(Version, Digest)>,
     /// Whether `accepted` was heard since the start, and not only found in the ledger.
     heard: bool,
+    pod_ranges: Vec<AddressRange>,
     pods: BTreeMap<PodUid, Pod>,
     held: BTreeSet<ContentHash>,
     /// Edge deployments that this version cannot read.
@@ -95,6 +96,7 @@ impl Inbox {
             return (inbox, changes);
         };
         inbox.accepted = Some((accepted.version, accepted.digest));
+        inbox.pod_ranges.clone_from(&accepted.pod_ranges);
         for entry in &accepted.entries {
             let complete = recovered.complete.get(&entry.uid).and_then(|hash| {
                 let bytes = recovered.deployments.get(hash)?;
@@ -134,7 +136,9 @@ impl Inbox {
         self.accepted = Some((index.version, index.digest));
         self.heard = true;
         let mut changes = self.replace_pods(&index.entries);
-        let accepted = Accepted { version: index.version, digest: index.digest, entries: index.entries };
+        let Index { version, digest, entries, pod_ranges } = index;
+        self.pod_ranges.clone_from(&pod_ranges);
+        let accepted = Accepted { version, digest, entries, pod_ranges };
         changes.insert(0, Change::Accept(accepted));
         self.look_for_wanted(|_| None);
         changes.extend(self.complete_what_is_here());
@@ -269,7 +273,12 @@ impl Inbox {
             };
             (uid.clone(), DesiredPod { wish, deployment: pod.complete.clone() })
         });
-        DesiredSet { version: self.accepted.map(|(version, _)| version), heard: self.heard, pods: pods.collect() }
+        DesiredSet {
+            version: self.accepted.map(|(version, _)| version),
+            heard: self.heard,
+            pod_ranges: self.pod_ranges.clone(),
+            pods: pods.collect(),
+        }
     }
 }
 

@@ -6,12 +6,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use hawser_wire::deployment::{Content, EdgeDeployment, File, Files, RestartPolicy, Volume, VolumeSource};
-use hawser_wire::desired::{Chunk, Index, IndexEntry, ObjectRef, Wish};
+use hawser_wire::desired::{Chunk, Index, IndexEntry, ObjectRef, Wish, digest_of};
 use hawser_wire::report::{Gone, ReportItem};
 use hawser_wire::session::{Names, Responder, Session, StaticKey};
 use hawser_wire::session_messages::{Envelope, Refusal, RefusalKind, WelcomePayload};
 use hawser_wire::{
-    Ack, BootId, Channel, ContentHash, DeviceId, DeviceTime, Down, Open, PodUid, Root, Up, Version, codec,
+    Ack, AddressRange, BootId, Channel, ContentHash, DeviceId, DeviceTime, Down, Open, PodUid, Root, Up, Version, codec,
 };
 use proptest::prelude::*;
 
@@ -356,6 +356,24 @@ fn from_nothing_to_a_running_set_and_back() {
 }
 
 #[test]
+fn the_addresses_of_pods_come_with_the_index_and_survive_a_reboot() {
+    let ranges = ["10.42.7.0/24", "fd00:10::/64"].map(|range| range.parse::<AddressRange>().unwrap());
+    let mut world = World::new();
+    world.bridge.want(&[]);
+    world.settle(1_000);
+    assert_eq!(world.device.desired.pod_ranges, []);
+    world.bridge.revision += 1;
+    let version = Version { epoch: 0, revision: world.bridge.revision, edit: 0 };
+    let digest = digest_of(&[], &ranges);
+    world.bridge.index = Index { version, entries: Vec::new(), digest, pod_ranges: ranges.into() };
+    world.publish_index();
+    world.settle(1_000);
+    assert_eq!(world.device.desired.pod_ranges, ranges);
+    world.reboot(10);
+    assert_eq!(world.device.desired.pod_ranges, ranges);
+}
+
+#[test]
 fn the_old_deployment_goes_on_until_the_new_one_is_complete() {
     let mut world = World::new();
     world.bridge.want(&[(1, 1)]);
@@ -388,11 +406,18 @@ fn old_and_conflicting_indexes_are_refused() {
         version: Version { epoch: 9, revision: 9, edit: 9 },
         entries: world.bridge.index.entries.iter().rev().cloned().collect(),
         digest: first.digest,
+        pod_ranges: Vec::new(),
+    };
+    let crowded = Index {
+        version: unsorted.version,
+        pod_ranges: vec!["10.0.0.0/8".parse().unwrap(); 3],
+        ..Index::new(Version::default(), Vec::new()).unwrap()
     };
     for (index, expected) in [
         (first.clone(), Note::IndexOlder(first.version)),
         (conflicting.clone(), Note::IndexConflicts(conflicting.version)),
         (unsorted.clone(), Note::IndexMalformed(unsorted.version)),
+        (crowded.clone(), Note::IndexMalformed(crowded.version)),
     ] {
         let sealed = world.bridge.seal(&Down::Index(index)).unwrap();
         world.deliver_down(sealed);

@@ -27,8 +27,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hawser_cri::{CallError, CgroupDriver, Client, Container as EngineContainer, ContainerState, ErrorKind};
-use hawser_wire::PodUid;
 use hawser_wire::deployment::{Container, EdgeDeployment, Volume};
+use hawser_wire::{AddressRange, PodUid};
 use tokio::sync::Semaphore;
 
 use self::abilities::Abilities;
@@ -452,8 +452,8 @@ impl Runtime for Cri {
         self.0.client.remove_image(&id).await.map_err(failed)
     }
 
-    async fn facts(&self) -> RuntimeFacts {
-        self.look_at_engine().await
+    async fn facts(&self, pod_ranges: &[AddressRange]) -> RuntimeFacts {
+        self.look_at_engine(pod_ranges).await
     }
 
     fn log(&self, id: &ContainerId) -> Option<PathBuf> {

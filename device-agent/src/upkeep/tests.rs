@@ -19,7 +19,12 @@ fn wanting(image: &str) -> Arc<DesiredSet> {
     spec.containers[0].image = image.to_owned();
     let deployment = Some(Deployment { hash: ContentHash([0; 32]), spec: Arc::new(spec) });
     let pods = BTreeMap::from([(PodUid::new("a").unwrap(), DesiredPod { wish: DesiredWish::Run, deployment })]);
-    Arc::new(DesiredSet { version: Some(Version { epoch: 0, revision: 1, edit: 0 }), heard: true, pods })
+    Arc::new(DesiredSet {
+        version: Some(Version { epoch: 0, revision: 1, edit: 0 }),
+        heard: true,
+        pod_ranges: Vec::new(),
+        pods,
+    })
 }
 
 /// A device whose images fill this much of a disk of 1,000 bytes.
@@ -74,7 +79,7 @@ fn pods_want_the_images_of_their_volumes_as_well() {
     spec.volumes = vec![Volume { name: "v".to_owned(), source: VolumeSource::Image(model) }];
     let deployment = Some(Deployment { hash: ContentHash([0; 32]), spec: Arc::new(spec) });
     let pods = BTreeMap::from([(PodUid::new("a").unwrap(), DesiredPod { wish: DesiredWish::Run, deployment })]);
-    let desired = DesiredSet { version: None, heard: true, pods };
+    let desired = DesiredSet { version: None, heard: true, pod_ranges: Vec::new(), pods };
     assert_eq!(wanted(&desired).into_iter().collect::<Vec<_>>(), ["model", "own"]);
 }
 

@@ -115,6 +115,7 @@ mod tests {
         let desired = DesiredSet {
             version: version.then(Version::default),
             heard: true,
+            pod_ranges: Vec::new(),
             pods: wanted.into_iter().map(|pod| (uid(), pod)).collect(),
         };
         let known = known.into_iter().map(|order| (uid(), order)).collect();

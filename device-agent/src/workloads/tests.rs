@@ -77,7 +77,12 @@ impl World {
     }
 
     fn set(&self) -> Arc<DesiredSet> {
-        Arc::new(DesiredSet { version: Some(Version::default()), heard: true, pods: self.pods.clone() })
+        Arc::new(DesiredSet {
+            version: Some(Version::default()),
+            heard: true,
+            pod_ranges: Vec::new(),
+            pods: self.pods.clone(),
+        })
     }
 
     fn run(&mut self, spec: &EdgeDeployment) {

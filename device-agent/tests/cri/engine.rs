@@ -114,6 +114,17 @@ impl Engine {
         std::fs::write(path, conflist).unwrap();
     }
 
+    /// From the next start on the engine has no network until it is told the addresses of pods.
+    pub(crate) fn waits_for_addresses(&self) {
+        let path = self.dir.path().join("net.d/10-test.conflist");
+        let there = std::fs::read_to_string(&path).unwrap();
+        let (before, after) = there.split_once(r#""subnet":""#).unwrap();
+        let (_, after) = after.split_once('"').unwrap();
+        let template = format!(r#"{before}"subnet":"{{{{.PodCIDR}}}}"{after}"#);
+        std::fs::write(self.dir.path().join("template.conflist"), template).unwrap();
+        self.network(false);
+    }
+
     fn configure(&self) {
         let dir = self.dir.path().display();
         std::fs::create_dir(self.dir.path().join("net.d")).unwrap();
@@ -143,6 +154,8 @@ state = "{dir}/state"
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "{plugins}"
     conf_dir = "{dir}/net.d"
+    # Only used when the engine is told the addresses of pods and has no network.
+    conf_template = "{dir}/template.conflist"
 [plugins."io.containerd.internal.v1.opt"]
   path = "{dir}/opt"
 # Its socket is one for all engines of a machine, and two that start at a time are in each other's way.

@@ -3,6 +3,7 @@
 use device_agent::runtime::cri::{Cri, CriConfig};
 use device_agent::runtime::{ImageStore, Runtime};
 use hawser_cri::ErrorKind;
+use hawser_wire::AddressRange;
 use hawser_wire::deployment::{Container, PullPolicy, RestartPolicy, User};
 
 use crate::engine::{Engine, FOREIGN_IMAGE, IMAGE};
@@ -87,6 +88,28 @@ async fn a_missing_network_is_said_and_the_pod_comes_up_when_it_is_there() {
     device.until_running("web").await;
     device.sweep("web").await;
     device.sweep("host").await;
+}
+
+#[tokio::test]
+async fn an_engine_that_waits_for_the_addresses_of_pods_is_told_them() {
+    let Some(mut device) = Device::new() else { return };
+    device.engine.waits_for_addresses();
+    device.engine.crash();
+    device.engine.run();
+    let runtime = Cri::connect(device.config.clone()).await.unwrap();
+    let network = async |ranges: &[AddressRange]| {
+        let facts = runtime.facts(ranges).await;
+        facts.conditions.into_iter().find(|condition| condition.kind == "NetworkReady").unwrap()
+    };
+    assert_eq!(network(&[]).await.holds, Some(false));
+    let network = network(&["10.127.3.0/24".parse().unwrap()]).await;
+    assert_eq!(network.holds, Some(true), "{}", network.message);
+    device.start().await;
+    device.run(&pod("web", RestartPolicy::Always, shell("exec sleep 1000")));
+    device.until_running("web").await;
+    let ips = device.report("web").unwrap().pod_ips.clone();
+    assert!(ips[0].starts_with("10.127.3."), "{ips:?}");
+    device.sweep("web").await;
 }
 
 #[tokio::test]

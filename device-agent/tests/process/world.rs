@@ -181,7 +181,7 @@ impl Device {
 
     fn set(&self) -> Arc<DesiredSet> {
         let version = Version { epoch: 0, revision: self.revision, edit: 0 };
-        Arc::new(DesiredSet { version: Some(version), heard: true, pods: self.pods.clone() })
+        Arc::new(DesiredSet { version: Some(version), heard: true, pod_ranges: Vec::new(), pods: self.pods.clone() })
     }
 
     fn publish(&mut self) {

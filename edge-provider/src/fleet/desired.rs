@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use hawser_wire::deployment::{ContainerKind, EdgeDeployment};
 use hawser_wire::desired::{Index, IndexEntry, Wish, digest_of};
-use hawser_wire::limits::{MAX_INDEX_ENTRIES, MAX_OBJECT};
-use hawser_wire::{ContentHash, Digest, PodUid, Version, codec};
+use hawser_wire::limits::{MAX_INDEX_ENTRIES, MAX_OBJECT, MAX_POD_RANGES};
+use hawser_wire::{AddressRange, ContentHash, Digest, PodUid, Version, codec};
 use virtual_node::PodRef;
 
 use crate::deployment::Object;
@@ -14,7 +14,9 @@ use crate::deployment::Object;
 #[derive(Debug, Default)]
 pub(crate) struct DesiredSet {
     entries: BTreeMap<PodUid, Entry>,
-    /// Of the entries as they are; `None` after a change.
+    /// The addresses that pods are to have.
+    pod_ranges: Vec<AddressRange>,
+    /// Of all that as it is; `None` after a change.
     digest: Option<Digest>,
 }
 
@@ -101,6 +103,15 @@ impl DesiredSet {
         removed
     }
 
+    /// Sets which addresses pods are to have. More than travel are cut off.
+    pub(crate) fn set_ranges(&mut self, mut pod_ranges: Vec<AddressRange>) {
+        pod_ranges.truncate(MAX_POD_RANGES);
+        if self.pod_ranges != pod_ranges {
+            self.pod_ranges = pod_ranges;
+            self.digest = None;
+        }
+    }
+
     pub(crate) fn get(&self, uid: &PodUid) -> Option<&Entry> {
         self.entries.get(uid)
     }
@@ -118,7 +129,7 @@ impl DesiredSet {
         match self.digest {
             Some(digest) => digest,
             None => {
-                let digest = digest_of(&self.index_entries());
+                let digest = digest_of(&self.index_entries(), &self.pod_ranges);
                 self.digest = Some(digest);
                 digest
             }
@@ -127,7 +138,8 @@ impl DesiredSet {
 
     /// The index as it is sent. The entries ascend and are within their bound, because this type keeps them so.
     pub(crate) fn index(&mut self, version: Version) -> Index {
-        Index { version, digest: self.digest(), entries: self.index_entries() }
+        let pod_ranges = self.pod_ranges.clone();
+        Index { version, digest: self.digest(), entries: self.index_entries(), pod_ranges }
     }
 
     /// The bytes of an object, if it is one of this device's.

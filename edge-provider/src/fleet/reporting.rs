@@ -220,7 +220,7 @@ mod tests {
         }
         async fn stop(&self, _: &NodeName, _: &PodRef, _: std::time::Duration, _: Revision) {}
         async fn forget(&self, _: &NodeName, _: &PodRef, _: Revision) {}
-        async fn synced(&self, _: &NodeName, _: Revision) {}
+        async fn synced(&self, _: &NodeName, _: Vec<String>, _: Revision) {}
     }
 
     /// More receipts than a bound over all devices would allow are outstanding, since the API server does not answer.

@@ -13,7 +13,7 @@ use hawser_wire::limits::MAX_PAYLOAD;
 use hawser_wire::session::StaticKey;
 use hawser_wire::session_messages::{Envelope, Sealed};
 use hawser_wire::stream::Stats;
-use hawser_wire::{Channel, DeviceId, Down, Open, PodUid, Root, SessionId, Up, codec};
+use hawser_wire::{AddressRange, Channel, DeviceId, Down, Open, PodUid, Root, SessionId, Up, codec};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -95,7 +95,7 @@ pub struct FleetHandle {
 enum Command {
     Wish(Box<WishCommand>),
     Forget(NodeName, PodUid, Revision),
-    Synced(NodeName, Revision),
+    Synced(NodeName, Vec<AddressRange>, Revision),
     Device(Box<DeviceRecord>),
     NoDevice(DeviceId),
     DevicesListed,
@@ -137,8 +137,13 @@ impl FleetHandle {
     }
 
     /// The view of the node is complete.
-    pub async fn synced(&self, node: &NodeName, at: Revision) -> Result<(), FleetStopped> {
-        self.send(Command::Synced(node.clone(), at)).await
+    pub async fn synced(
+        &self,
+        node: &NodeName,
+        pod_ranges: Vec<AddressRange>,
+        at: Revision,
+    ) -> Result<(), FleetStopped> {
+        self.send(Command::Synced(node.clone(), pod_ranges, at)).await
     }
 
     /// There is such a device.
@@ -343,7 +348,7 @@ impl Fleet {
                 let _ = reply.send(recorded);
             }
             Command::Forget(node, uid, at) => self.give_at(&node, Event::Forget(uid), at),
-            Command::Synced(node, at) => self.give_at(&node, Event::Synced, at),
+            Command::Synced(node, pod_ranges, at) => self.give_at(&node, Event::Synced { pod_ranges }, at),
             Command::Device(record) => self.device(*record),
             Command::NoDevice(device) => self.no_device(&device),
             Command::DevicesListed => self.state.listed = true,

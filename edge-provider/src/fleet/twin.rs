@@ -12,7 +12,7 @@ use std::time::Duration;
 use hawser_wire::deployment::EdgeDeployment;
 use hawser_wire::report::NodeFacts;
 use hawser_wire::session_messages::HelloPayload;
-use hawser_wire::{DeviceTime, Digest, Down, Open, PodUid, Up};
+use hawser_wire::{AddressRange, DeviceTime, Digest, Down, Open, PodUid, Up};
 use jiff::Timestamp;
 use virtual_node::provider::{EventReport, Liveness, NodeReport, PodReport, Receipt};
 use virtual_node::{NodeName, PodRef};
@@ -53,7 +53,10 @@ pub struct Context {
 #[derive(Debug)]
 pub enum Event {
     /// The view of the API is complete.
-    Synced,
+    Synced {
+        /// The addresses that the device's pods are to have.
+        pod_ranges: Vec<AddressRange>,
+    },
     /// The object of this pod is gone: it is not wanted any more.
     Forget(PodUid),
     /// The device has spoken in a new session.
@@ -317,7 +320,10 @@ impl Twin {
     /// Takes an event and says what to do.
     pub fn handle(&mut self, event: Event, context: Context, effects: &mut Vec<Effect>) {
         match event {
-            Event::Synced => self.synced = true,
+            Event::Synced { pod_ranges } => {
+                self.synced = true;
+                self.desired.set_ranges(pod_ranges);
+            }
             Event::Forget(uid) => self.remove(&uid),
             Event::SessionOpened(hello) => self.open(hello, context, effects),
             Event::SessionClosed => self.link = None,

@@ -192,6 +192,13 @@ fn reachable(ours: IpAddr, theirs: Vec<NodeAddress>) -> Vec<NodeAddress> {
     std::iter::once(ours.clone()).chain(others).collect()
 }
 
+/// The addresses that the cluster gave to the node's pods.
+pub(crate) fn pod_ranges(node: &Node) -> Vec<String> {
+    let Some(spec) = &node.spec else { return Vec::new() };
+    let all = spec.pod_cidrs.clone().unwrap_or_default();
+    if all.is_empty() { spec.pod_cidr.iter().cloned().collect() } else { all }
+}
+
 /// Changes when somebody changes what we look after. Heartbeats do not count.
 pub(crate) fn digest(node: &Node) -> u64 {
     let mut hasher = DefaultHasher::new();
@@ -201,7 +208,7 @@ pub(crate) fn digest(node: &Node) -> u64 {
         owner.uid.hash(&mut hasher);
     }
     if let Some(spec) = &node.spec {
-        spec.provider_id.hash(&mut hasher);
+        (&spec.provider_id, &spec.pod_cidr, &spec.pod_cidrs).hash(&mut hasher);
         for taint in spec.taints.iter().flatten() {
             (&taint.key, &taint.value, &taint.effect).hash(&mut hasher);
         }

@@ -33,6 +33,8 @@ pub(crate) struct Seen {
     pub(crate) uid: String,
     pub(crate) digest: u64,
     pub(crate) revision: Revision,
+    /// See [`Provider::synced`](crate::Provider::synced).
+    pub(crate) pod_ranges: Vec<String>,
     /// Whether we wrote to it.
     pub(crate) wrote: bool,
 }
@@ -125,6 +127,7 @@ async fn settle_once(
     Ok(Seen {
         uid: node.metadata.uid.clone().unwrap_or_default(),
         digest: object::digest(&node),
+        pod_ranges: object::pod_ranges(&node),
         revision: node.metadata.resource_version.as_deref().and_then(Revision::parse).unwrap_or_default(),
         wrote,
     })

@@ -244,7 +244,7 @@ impl NodesTask {
                 entry.template = Some(template);
                 let ours = entry.seen.is_some() && !entry.refused;
                 if ours {
-                    self.outbox.push_back(pods::task::Command::Owned(node.clone()));
+                    self.tell_owned(&node);
                 }
                 if !known || !ours {
                     self.objects.mark_now(node);
@@ -439,6 +439,7 @@ impl NodesTask {
         };
         self.metrics.node_write(if seen.wrote { "written" } else { "equal" });
         let first = entry.seen.as_ref().is_none_or(|before| before.uid != seen.uid);
+        let moved = entry.seen.as_ref().is_none_or(|before| before.pod_ranges != seen.pod_ranges);
         let was_refused = std::mem::take(&mut entry.refused);
         if seen.wrote {
             entry.written_at = Some(now);
@@ -451,10 +452,12 @@ impl NodesTask {
         let live = entry.is_live();
         if first || was_refused {
             tracing::info!(%node, "the Node object is ours");
-            self.outbox.push_back(pods::task::Command::Owned(node.clone()));
             if live {
                 self.leases.mark_now(node.clone());
             }
+        }
+        if first || was_refused || moved {
+            self.tell_owned(node);
         }
         // A node that is not heard has no heartbeat to show.
         if live {
@@ -462,6 +465,12 @@ impl NodesTask {
         } else {
             Finish::Settled
         }
+    }
+
+    fn tell_owned(&mut self, node: &NodeName) {
+        let Some(seen) = self.nodes.get(node).and_then(|entry| entry.seen.as_ref()) else { return };
+        let pod_ranges = seen.pod_ranges.clone();
+        self.outbox.push_back(pods::task::Command::Owned { node: node.clone(), pod_ranges });
     }
 
     fn not_settled(&mut self, node: &NodeName, error: NotSettled) -> Finish {

@@ -69,8 +69,8 @@ impl<P: Provider> Caller<P> {
         self.counted("forget", async { self.provider.forget(&node, &pod, at).await }).await
     }
 
-    pub(crate) async fn synced(self, node: NodeName, at: Revision) -> Result<(), NoAnswer> {
-        self.counted("synced", async { self.provider.synced(&node, at).await }).await
+    pub(crate) async fn synced(self, node: NodeName, pod_ranges: Vec<String>, at: Revision) -> Result<(), NoAnswer> {
+        self.counted("synced", async { self.provider.synced(&node, pod_ranges, at).await }).await
     }
 
     async fn counted(&self, call: &'static str, future: impl Future<Output = ()>) -> Result<(), NoAnswer> {
@@ -147,7 +147,7 @@ mod tests {
         async fn forget(&self, _: &NodeName, _: &PodRef, _: Revision) {
             std::future::pending().await
         }
-        async fn synced(&self, _: &NodeName, _: Revision) {}
+        async fn synced(&self, _: &NodeName, _: Vec<String>, _: Revision) {}
     }
 
     fn caller() -> Caller<Broken> {
@@ -178,6 +178,6 @@ mod tests {
             assert_eq!(stopped, Err(NoAnswer::Panicked));
             assert_eq!(caller().forget(node.clone(), record.pod, Revision(1)).await, Err(NoAnswer::TimedOut));
         }
-        assert_eq!(caller().synced(node, Revision(1)).await, Ok(()));
+        assert_eq!(caller().synced(node, Vec::new(), Revision(1)).await, Ok(()));
     }
 }

@@ -37,8 +37,8 @@ const LOUD: u32 = 2;
 pub(crate) enum Command {
     /// The node will be ours: keep what is reported for it.
     Expected(NodeName),
-    /// The Node object is ours: look after its pods.
-    Owned(NodeName),
+    /// The Node object is ours, and its pods are to have these addresses: look after them.
+    Owned { node: NodeName, pod_ranges: Vec<String> },
     /// Somebody else has taken the Node object over: its pods are theirs now.
     Lost(NodeName),
     /// The node is no more.
@@ -73,13 +73,13 @@ enum View {
     Listing { vanished: HashSet<PodUid> },
     /// They are known; these have not been handed to the provider for the first time.
     Listed { outstanding: HashSet<PodUid> },
-    /// The provider has been told that the view is complete.
-    Synced,
+    /// The provider has been told that the view is complete, and these addresses.
+    Synced { pod_ranges: Vec<String> },
 }
 
 impl View {
     fn is_complete(&self) -> bool {
-        matches!(self, Self::Listed { .. } | Self::Synced)
+        matches!(self, Self::Listed { .. } | Self::Synced { .. })
     }
 }
 
@@ -87,6 +87,14 @@ impl View {
 struct Node {
     view: View,
     live: bool,
+    /// See [`Provider::synced`].
+    pod_ranges: Vec<String>,
+}
+
+impl Node {
+    fn expected() -> Self {
+        Self { view: View::Expected, live: false, pod_ranges: Vec::new() }
+    }
 }
 
 /// What was done about a pod.
@@ -117,7 +125,7 @@ enum Done {
     Deleted { pod: PodUid, serial: u64, answer: Result<(), CallError> },
     Written { pod: PodUid, version: u64, written: Written },
     Listed { node: NodeName, answer: Result<Vec<Result<Record, NotKept>>, CallError> },
-    Synced { node: NodeName, answer: Result<(), NoAnswer> },
+    Synced { node: NodeName, pod_ranges: Vec<String>, answer: Result<(), NoAnswer> },
 }
 
 /// See the [module documentation](self).
@@ -221,15 +229,18 @@ impl<P: Provider> PodsTask<P> {
     fn command(&mut self, command: Command) {
         match command {
             Command::Expected(node) => {
-                self.nodes.entry(node).or_insert(Node { view: View::Expected, live: false });
+                self.nodes.entry(node).or_insert_with(Node::expected);
             }
-            Command::Owned(node) => {
-                if let Some(known) = self.nodes.get_mut(&node)
-                    && matches!(known.view, View::Expected)
-                {
-                    known.view = View::Unlisted;
-                    self.views.mark_now(node);
+            Command::Owned { node, pod_ranges } => {
+                let Some(known) = self.nodes.get_mut(&node) else { return };
+                known.pod_ranges = pod_ranges;
+                match &known.view {
+                    View::Expected => known.view = View::Unlisted,
+                    View::Synced { pod_ranges } if *pod_ranges != known.pod_ranges => {}
+                    // It is told when its view is complete, or has been.
+                    View::Unlisted | View::Listing { .. } | View::Listed { .. } | View::Synced { .. } => return,
                 }
+                self.views.mark_now(node);
             }
             Command::Lost(node) => self.node_lost(&node),
             Command::Removed(node) => self.node_removed(&node),

@@ -151,7 +151,7 @@ impl Provider for Memory {
 
     async fn forget(&self, _: &NodeName, _: &PodRef, _: Revision) {}
 
-    async fn synced(&self, _: &NodeName, _: Revision) {}
+    async fn synced(&self, _: &NodeName, _: Vec<String>, _: Revision) {}
 
     async fn logs(
         &self,

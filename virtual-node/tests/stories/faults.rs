@@ -131,7 +131,7 @@ async fn many_pods_on_many_nodes_arrive_and_leave_through_bad_weather() -> Resul
             world.provider.asked(&Call::Forget(pod.clone())).await?;
         }
         for node in &nodes {
-            world.provider.asked(&Call::Synced(node.clone())).await?;
+            world.provider.asked(&Call::Synced(node.clone(), Vec::new())).await?;
         }
         let harmed = |call: &&Call| matches!(call, Call::Stop(pod, _) | Call::Forget(pod) if stay.contains(pod));
         assert_eq!(world.provider.calls().iter().find(harmed), None, "seed {seed}");
@@ -158,8 +158,8 @@ async fn an_api_server_that_is_away_deletes_nothing() -> Result<()> {
         .await?;
     assert_eq!(world.provider.calls(), []);
     world.no_faults();
-    world.provider.asked(&Call::Synced(world.node.clone())).await?;
-    assert_eq!(world.provider.calls(), [Call::Apply(pod), Call::Synced(world.node.clone())]);
+    world.provider.asked(&Call::Synced(world.node.clone(), Vec::new())).await?;
+    assert_eq!(world.provider.calls(), [Call::Apply(pod), Call::Synced(world.node.clone(), Vec::new())]);
     Ok(())
 }
 
@@ -183,8 +183,8 @@ async fn a_restart_stops_nothing_and_forgets_nothing() -> Result<()> {
         assert_eq!(crate::support::condition(&node, "Ready").unwrap().0, "True", "a restart is no news about a device");
 
         world.start().await?;
-        world.provider.asked(&Call::Synced(world.node.clone())).await?;
-        assert_eq!(world.provider.calls(), [Call::Apply(pod.clone()), Call::Synced(world.node.clone())]);
+        world.provider.asked(&Call::Synced(world.node.clone(), Vec::new())).await?;
+        assert_eq!(world.provider.calls(), [Call::Apply(pod.clone()), Call::Synced(world.node.clone(), Vec::new())]);
         // The same report again changes nothing.
         let receipt = world.reporter.pod_status(world.node.clone(), pod, running()).await?;
         assert_eq!(receipt.outcome().await?, Receipt::Accepted);

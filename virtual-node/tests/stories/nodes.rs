@@ -207,3 +207,21 @@ async fn a_node_taken_over_by_somebody_else_is_let_go_with_its_pods() -> Result<
     world.nodes().patch(world.node.as_str(), &PatchParams::default(), &Patch::Merge(back)).await?;
     world.provider.asked(&Call::Apply(later)).await
 }
+
+#[tokio::test]
+async fn the_addresses_that_a_cluster_gives_to_a_nodes_pods_reach_the_provider() -> Result<()> {
+    let mut world = World::with_node().await?;
+    world.provider.asked(&Call::Synced(world.node.clone(), Vec::new())).await?;
+    // As the controller manager does, a moment after the node has appeared.
+    let ranges = ["10.42.7.0/24", "fd00:10:42:7::/64"].map(str::to_owned);
+    let given = json!({"spec": {"podCIDR": ranges[0], "podCIDRs": ranges}});
+    world.nodes().patch(world.node.as_str(), &PatchParams::default(), &Patch::Merge(given)).await?;
+    let told = Call::Synced(world.node.clone(), ranges.to_vec());
+    world.provider.asked(&told).await?;
+    // After a restart they are known before the view is complete.
+    world.stop().await?;
+    world.start().await?;
+    world.provider.asked(&told).await?;
+    assert_eq!(world.provider.calls(), [told]);
+    Ok(())
+}

@@ -209,9 +209,9 @@ async fn the_view_of_a_node_is_complete_after_the_first_word_about_each_pod() ->
     let unavailable = || Err(NotApplied::Unavailable { message: "not now".into() });
     world.provider.answer("stubborn", [unavailable(), unavailable(), Ok(Applied::Settled)]);
     world.reporter.node_present(world.node.clone(), crate::support::template()).await?;
-    world.provider.asked(&Call::Synced(world.node.clone())).await?;
+    world.provider.asked(&Call::Synced(world.node.clone(), Vec::new())).await?;
     let calls = world.provider.calls();
-    let synced = calls.iter().position(|call| matches!(call, Call::Synced(_))).unwrap();
+    let synced = calls.iter().position(|call| matches!(call, Call::Synced(..))).unwrap();
     let before = &calls[..synced];
     assert!(before.contains(&Call::Apply(settled)) && before.contains(&Call::Stop(leaving, Duration::from_secs(30))));
     assert_eq!(before.iter().filter(|call| **call == Call::Apply(stubborn.clone())).count(), 3);
@@ -221,7 +221,7 @@ async fn the_view_of_a_node_is_complete_after_the_first_word_about_each_pod() ->
 #[tokio::test]
 async fn pods_of_other_nodes_are_none_of_ours() -> Result<()> {
     let world = World::with_node().await?;
-    world.provider.asked(&Call::Synced(world.node.clone())).await?;
+    world.provider.asked(&Call::Synced(world.node.clone(), Vec::new())).await?;
     let theirs = world.create_pod_with("theirs", json!({"nodeName": "somebody-elses"})).await?;
     let ours = world.create_pod("ours").await?;
     world.provider.asked(&Call::Apply(ours)).await?;

@@ -372,7 +372,7 @@ pub(crate) enum Call {
     Apply(PodRef),
     Stop(PodRef, Duration),
     Forget(PodRef),
-    Synced(NodeName),
+    Synced(NodeName, Vec<String>),
 }
 
 /// A provider that writes down what it is asked for and answers what it was told to; otherwise it accepts everything and
@@ -456,7 +456,7 @@ impl Provider for Scripted {
         self.note(Call::Forget(pod.clone()));
     }
 
-    async fn synced(&self, node: &NodeName, _: Revision) {
-        self.note(Call::Synced(node.clone()));
+    async fn synced(&self, node: &NodeName, pod_ranges: Vec<String>, _: Revision) {
+        self.note(Call::Synced(node.clone(), pod_ranges));
     }
 }

@@ -7,7 +7,7 @@ use hawser_wire::messages::{Ack, Down, Up};
 use hawser_wire::report::*;
 use hawser_wire::session_messages::*;
 use hawser_wire::stream::*;
-use hawser_wire::{BootId, ContentHash, DeviceTime, Digest, PodUid, SessionId, TokenId, Version};
+use hawser_wire::{AddressRange, BootId, ContentHash, DeviceTime, Digest, PodUid, SessionId, TokenId, Version};
 use proptest::collection::vec;
 use proptest::option::of;
 use proptest::prelude::*;
@@ -29,9 +29,9 @@ pub(crate) fn up() -> impl Strategy<Value = Up> {
 
 pub(crate) fn down() -> impl Strategy<Value = Down> {
     prop_oneof![
-        (version(), vec((uid(), wish()), 0..5)).prop_map(|(version, entries)| {
+        (version(), vec((uid(), wish()), 0..5), vec(range(), 0..3)).prop_map(|(version, entries, pod_ranges)| {
             let entries = entries.into_iter().map(|(uid, wish)| IndexEntry { uid, wish }).collect();
-            Down::Index(Index::new(version, entries).expect("few enough"))
+            Down::Index(Index { pod_ranges, ..Index::new(version, entries).expect("few enough") })
         }),
         (hash(), any::<u64>(), any::<u64>(), bytes()).prop_map(|(hash, total, offset, data)| Down::Chunk(Chunk {
             hash,
@@ -43,6 +43,11 @@ pub(crate) fn down() -> impl Strategy<Value = Down> {
         any::<u32>().prop_map(Down::Ping),
         stream().prop_map(Down::Stream),
     ]
+}
+
+fn range() -> impl Strategy<Value = AddressRange> {
+    (any::<std::net::IpAddr>(), 0..=32u8)
+        .prop_map(|(address, bits)| AddressRange::new(address, bits).expect("few bits"))
 }
 
 pub(crate) fn envelope() -> impl Strategy<Value = Envelope> {

@@ -29,6 +29,30 @@ pub struct VersionResponse {
     pub runtime_api_version: String,
 }
 
+/// What the engine is to know.
+#[derive(Clone, PartialEq, Message)]
+pub struct UpdateRuntimeConfigRequest {
+    /// What.
+    #[prost(message, optional, tag = "1")]
+    pub runtime_config: Option<RuntimeConfig>,
+}
+
+/// What the engine is to know.
+#[derive(Clone, PartialEq, Message)]
+pub struct RuntimeConfig {
+    /// Of the network.
+    #[prost(message, optional, tag = "1")]
+    pub network_config: Option<NetworkConfig>,
+}
+
+/// What the engine is to know of the network.
+#[derive(Clone, PartialEq, Message)]
+pub struct NetworkConfig {
+    /// The ranges of the pods' addresses, with commas between them.
+    #[prost(string, tag = "1")]
+    pub pod_cidr: String,
+}
+
 /// How is the engine?
 #[derive(Clone, Copy, PartialEq, Message)]
 pub struct StatusRequest {

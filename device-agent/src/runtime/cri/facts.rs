@@ -1,30 +1,81 @@
 //! What the engine says of itself, for the node.
 
+use std::time::Duration;
+
 use hawser_cri::{CallError, RuntimeCondition};
+use hawser_wire::AddressRange;
 use hawser_wire::report::{Condition, Image};
 
 use super::Cri;
 use crate::runtime::RuntimeFacts;
 
+const NETWORK: &str = "NetworkReady";
 /// How many images are told, as by a kubelet.
 const MAX_IMAGES: usize = 50;
 /// How many names of one image are told.
 const MAX_NAMES: usize = 5;
 
+/// How often, and in what distance, an engine that was told addresses is asked whether it has a network now.
+const LOOKS: u32 = 20;
+const BETWEEN: Duration = Duration::from_millis(100);
+
 impl Cri {
-    pub(super) async fn look_at_engine(&self) -> RuntimeFacts {
-        let conditions = match self.0.client.status(false).await {
-            Ok(answer) => conditions(&answer.status.unwrap_or_default().conditions),
-            Err(error) => vec![unreachable(&error)],
-        };
+    pub(super) async fn look_at_engine(&self, pod_ranges: &[AddressRange]) -> RuntimeFacts {
+        let mut conditions = self.engine_conditions().await;
+        if !pod_ranges.is_empty() && lacks_network(&conditions) {
+            conditions = self.give_ranges(pod_ranges, conditions).await;
+        }
         // Images that cannot be listed now are told the next time.
         let images = self.0.client.list_images().await.unwrap_or_default();
         RuntimeFacts { images: tell(images), conditions, disk: self.image_place().await }
     }
+
+    async fn engine_conditions(&self) -> Vec<Condition> {
+        match self.0.client.status(false).await {
+            Ok(answer) => conditions(&answer.status.unwrap_or_default().conditions),
+            Err(error) => vec![unreachable(&error)],
+        }
+    }
+
+    /// An engine without a network may be waiting for the addresses of its pods. One that is not takes no notice.
+    async fn give_ranges(&self, pod_ranges: &[AddressRange], before: Vec<Condition>) -> Vec<Condition> {
+        let ranges = pod_ranges.iter().map(AddressRange::to_string).collect::<Vec<_>>().join(",");
+        if let Err(error) = self.0.client.update_runtime_config(ranges.clone()).await {
+            return with_refusal(before, &ranges, &error);
+        }
+        tracing::debug!(ranges, "the engine was told the addresses of pods");
+        let mut now = before;
+        // It writes its configuration, and then reads it.
+        for _ in 0..LOOKS {
+            now = self.engine_conditions().await;
+            if !lacks_network(&now) {
+                tracing::info!(
+                    ranges,
+                    "the engine has a network with the addresses that the cluster gave to pods here"
+                );
+                break;
+            }
+            tokio::time::sleep(BETWEEN).await;
+        }
+        now
+    }
+}
+
+fn lacks_network(conditions: &[Condition]) -> bool {
+    conditions.iter().any(|condition| condition.kind == NETWORK && condition.holds == Some(false))
+}
+
+/// Says with the network's condition why the engine did not take the addresses.
+fn with_refusal(mut conditions: Vec<Condition>, ranges: &str, error: &CallError) -> Vec<Condition> {
+    for condition in conditions.iter_mut().filter(|condition| condition.kind == NETWORK) {
+        condition.message =
+            format!("{}; the engine did not take the addresses {ranges}: {}", condition.message, error.message);
+    }
+    conditions
 }
 
 fn conditions(told: &[RuntimeCondition]) -> Vec<Condition> {
-    let known = told.iter().filter(|condition| matches!(condition.kind.as_str(), "RuntimeReady" | "NetworkReady"));
+    let known = told.iter().filter(|condition| matches!(condition.kind.as_str(), "RuntimeReady" | NETWORK));
     let condition = |told: &RuntimeCondition| Condition {
         kind: told.kind.clone(),
         holds: Some(told.status),
@@ -64,7 +115,27 @@ fn tell(images: Vec<hawser_cri::Image>) -> Vec<Image> {
 
 #[cfg(test)]
 mod tests {
+    use hawser_cri::ErrorKind;
+
     use super::*;
+
+    fn told(kind: &str, status: bool, reason: &str) -> RuntimeCondition {
+        RuntimeCondition { kind: kind.into(), status, reason: reason.into(), message: String::new() }
+    }
+
+    #[test]
+    fn an_engine_that_refuses_addresses_says_so_with_its_network() {
+        let lacking =
+            conditions(&[told("RuntimeReady", true, ""), told("NetworkReady", false, "NetworkPluginNotReady")]);
+        assert!(lacks_network(&lacking));
+        assert!(!lacks_network(&conditions(&[told("RuntimeReady", false, ""), told("NetworkReady", true, "")])));
+        let error = CallError { kind: ErrorKind::Refused, message: "read-only file system".to_owned() };
+        let [runtime, network] = &with_refusal(lacking, "10.42.7.0/24", &error)[..] else { panic!("two conditions") };
+        assert_eq!(runtime.message, told("RuntimeReady", true, "").message);
+        assert!(
+            network.message.ends_with("; the engine did not take the addresses 10.42.7.0/24: read-only file system")
+        );
+    }
 
     #[test]
     fn the_largest_images_are_told_and_no_more_than_fit() {
@@ -80,12 +151,6 @@ mod tests {
 
     #[test]
     fn conditions_that_say_no_more_get_a_reason_all_the_same() {
-        let told = |kind: &str, status, reason: &str| RuntimeCondition {
-            kind: kind.into(),
-            status,
-            reason: reason.into(),
-            message: String::new(),
-        };
         let all = [
             told("RuntimeReady", true, ""),
             told("NetworkReady", false, "NetworkPluginNotReady"),

@@ -76,7 +76,7 @@ impl Device {
             (PodUid::new(name).unwrap(), DesiredPod { wish: DesiredWish::Run, deployment })
         };
         let version = Some(Version { epoch: 0, revision: 1, edit: 0 });
-        let set = DesiredSet { version, heard: true, pods: ["a", "b", "c"].map(wanted).into() };
+        let set = DesiredSet { version, heard: true, pod_ranges: Vec::new(), pods: ["a", "b", "c"].map(wanted).into() };
         let (desired_in, desired) = watch::channel(Arc::new(set));
         let (shortages, measured) = watch::channel(vec![]);
         let (evictions_in, evictions) = watch::channel(None);

@@ -73,7 +73,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let mut rig = Rig::new();
-        rig.handle(Event::Synced);
+        rig.handle(Event::Synced { pod_ranges: Vec::new() });
         let mut world = Self {
             rig,
             pods: BTreeMap::new(),
@@ -270,7 +270,7 @@ impl World {
         for n in self.pods.keys().copied().collect::<Vec<_>>() {
             self.wish(n);
         }
-        let effects = self.rig.handle(Event::Synced);
+        let effects = self.rig.handle(Event::Synced { pod_ranges: Vec::new() });
         self.take(effects);
     }
 

@@ -143,7 +143,7 @@ impl Rig {
     /// Complete, with a session, and with one pod.
     fn running() -> Self {
         let mut rig = Self::new();
-        rig.handle(Event::Synced);
+        rig.handle(Event::Synced { pod_ranges: Vec::new() });
         rig.handle(Event::SessionOpened(hello(None)));
         rig.beat(None);
         rig.wish(1, Wish::Run(prepared(1)));
@@ -199,8 +199,24 @@ fn there_is_no_index_before_the_view_is_complete() {
     effects.extend(rig.beat(Some(Digest([9; 16]))));
     effects.extend(rig.pass(20_000));
     assert!(indexes(&effects).is_empty());
-    let effects = rig.handle(Event::Synced);
+    let effects = rig.handle(Event::Synced { pod_ranges: Vec::new() });
     assert_eq!(indexes(&effects)[0].entries.len(), 1);
+}
+
+#[test]
+fn addresses_that_the_cluster_gives_later_are_told_once() {
+    let mut rig = Rig::running();
+    let pod_ranges = vec!["10.42.7.0/24".parse().unwrap()];
+    let before = rig.twin.desired.digest();
+    let mut effects = rig.handle(Event::Synced { pod_ranges: pod_ranges.clone() });
+    effects.extend(rig.pass(100));
+    let told = indexes(&effects);
+    assert_eq!((told.len(), &told[0].pod_ranges, told[0].entries.len()), (1, &pod_ranges, 1));
+    assert_ne!(told[0].digest, before);
+    let mut effects = rig.beat(Some(told[0].digest));
+    effects.extend(rig.handle(Event::Synced { pod_ranges }));
+    effects.extend(rig.pass(20_000));
+    assert!(indexes(&effects).is_empty());
 }
 
 #[test]
@@ -332,7 +348,7 @@ fn reports_wait_until_it_can_be_told_whether_their_pod_is_known() {
     effects.extend(rig.pass(500));
     effects.extend(rig.wish(1, Wish::Run(prepared(1))));
     assert!(tickets(&effects).is_empty() && acks(&effects).is_empty());
-    let effects = rig.handle(Event::Synced);
+    let effects = rig.handle(Event::Synced { pod_ranges: Vec::new() });
     let [Effect::Observe(Observation::Pod(reference, said, _)), ..] = &effects[..] else { panic!("{effects:?}") };
     assert_eq!((reference, said.pod_ips.len()), (&pod(1), 1), "and what is no address is left out");
     assert_eq!(said.start_time, Timestamp::from_second(EPOCH / 1000 + 1).ok());

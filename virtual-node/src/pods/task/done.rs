@@ -70,11 +70,12 @@ impl<P: Provider> PodsTask<P> {
             }
             Done::Written { pod, version, written } => self.written(pod, version, written, now),
             Done::Listed { node, answer } => self.listed(node, answer, now),
-            Done::Synced { node, answer } => {
+            Done::Synced { node, pod_ranges, answer } => {
                 let finish = match (self.nodes.get_mut(&node), answer) {
                     (Some(known), Ok(())) => {
-                        known.view = View::Synced;
-                        Finish::Settled
+                        let moved = known.pod_ranges != pod_ranges;
+                        known.view = View::Synced { pod_ranges };
+                        if moved { Finish::Again(now) } else { Finish::Settled }
                     }
                     (Some(_), Err(error)) => {
                         tracing::warn!(%node, %error, "the provider was to take note of a complete view; trying again");

@@ -31,22 +31,33 @@ impl<P: Provider> PodsTask<P> {
 
     fn start_view(&mut self, node: NodeName, now: Instant) {
         let (caller, at) = (self.caller.clone(), self.at());
-        match self.nodes.get_mut(&node).map(|node| &mut node.view) {
-            Some(view @ (View::Unlisted | View::Listing { .. })) if self.position.is_some() => {
+        let due = self.nodes.get_mut(&node).map(|known| (&mut known.view, &known.pod_ranges));
+        match due {
+            Some((view @ (View::Unlisted | View::Listing { .. }), _)) if self.position.is_some() => {
                 *view = View::Listing { vanished: HashSet::new() };
                 self.jobs.spawn(async move {
                     let answer = caller.list(node.clone(), at).await;
                     Done::Listed { node, answer }
                 });
             }
-            Some(View::Listed { outstanding }) if outstanding.is_empty() => {
-                self.jobs.spawn(async move {
-                    let answer = caller.synced(node.clone(), at).await;
-                    Done::Synced { node, answer }
-                });
+            Some((View::Listed { outstanding }, pod_ranges)) if outstanding.is_empty() => {
+                let pod_ranges = pod_ranges.clone();
+                self.start_synced(node, pod_ranges);
+            }
+            Some((View::Synced { pod_ranges: told }, pod_ranges)) if told != pod_ranges => {
+                let pod_ranges = pod_ranges.clone();
+                self.start_synced(node, pod_ranges);
             }
             _ => self.views.finish(node, Finish::Settled, now, 0.0),
         }
+    }
+
+    fn start_synced(&mut self, node: NodeName, pod_ranges: Vec<String>) {
+        let (caller, at) = (self.caller.clone(), self.at());
+        self.jobs.spawn(async move {
+            let answer = caller.synced(node.clone(), pod_ranges.clone(), at).await;
+            Done::Synced { node, pod_ranges, answer }
+        });
     }
 
     fn start_pod(&mut self, pod: PodUid, now: Instant) {
