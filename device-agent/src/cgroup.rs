@@ -1,11 +1,17 @@
 //! The cgroup hierarchies of the device, and limits in them: version 2, those of version 1, or some of each.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::huge_pages::size_named;
+
 /// What can be limited.
 pub(crate) const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
+
+/// This one can be missing: it only says no to those who did not ask.
+const HUGE_PAGES: &str = "hugetlb";
 
 /// The limits of one cgroup; `None`: as it is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -130,6 +136,27 @@ impl Hierarchies {
             Version::V1 => read("cpu.shares"),
             Version::V2 => read("cpu.weight").map(shares_of),
         }
+    }
+
+    /// Makes the cgroup at `path` in the hierarchy that limits huge pages, if there is one, and limits them all: `of` says how many
+    /// bytes there may be, by the size of a page; of other sizes nothing.
+    pub(crate) fn limit_huge_pages(&self, path: &Path, of: &BTreeMap<u64, u64>) -> io::Result<()> {
+        let Some(hierarchy) = self.with(HUGE_PAGES) else { return Ok(()) };
+        let dir = hierarchy.root.join(path);
+        let suffix = match hierarchy.version() {
+            Version::V1 => fs::create_dir_all(&dir).map(|()| ".limit_in_bytes")?,
+            Version::V2 => make_v2(&hierarchy.root, path, HUGE_PAGES).map(|()| ".max")?,
+        };
+        // The kernel has made a file for each size, and one more (`rsvd`) for what is promised and not yet used.
+        for entry in fs::read_dir(&dir)?.flatten() {
+            let name = entry.file_name();
+            let size = name.to_str().and_then(|name| name.strip_prefix("hugetlb.")?.strip_suffix(suffix));
+            let page = size.and_then(|size| size_named(size.strip_suffix(".rsvd").unwrap_or(size)));
+            if let Some(page) = page {
+                fs::write(entry.path(), of.get(&page).copied().unwrap_or(0).to_string())?;
+            }
+        }
+        Ok(())
     }
 
     /// The version of the cgroups that limit how much is swapped out; `None`: none do, as with a kernel without swap.
@@ -306,6 +333,27 @@ mod tests {
         let with = |controller: &str| found.with(controller).map(|found| (found.root.as_path(), found.version()));
         assert_eq!(with("cpu"), Some((Path::new("/sys/fs/cgroup/cpu,cpuacct"), Version::V1)));
         assert_eq!(with("no-such-controller"), None);
+    }
+
+    #[test]
+    fn huge_pages_are_limited_in_both_versions_and_nowhere_without_the_controller() {
+        let of = BTreeMap::from([(2 << 20, 6 << 20)]);
+        for (kind, suffix) in [("cgroup rw,hugetlb", "limit_in_bytes"), ("cgroup2 rw", "max")] {
+            let dir = tempfile::tempdir().unwrap();
+            fs::write(dir.path().join("cgroup.controllers"), "cpu hugetlb\n").unwrap();
+            let pod = dir.path().join("sea/pod");
+            fs::create_dir_all(&pod).unwrap();
+            let file = |size: &str| pod.join(format!("hugetlb.{size}.{suffix}"));
+            for size in ["2MB", "2MB.rsvd", "1GB"] {
+                fs::write(file(size), "max").unwrap();
+            }
+            fs::write(pod.join("hugetlb.2MB.usage"), "0").unwrap();
+            let mounts = format!("cgroup {} {kind} 0 0\n", dir.path().display());
+            Hierarchies::of(&mounts).limit_huge_pages(Path::new("sea/pod"), &of).unwrap();
+            let read = |size: &str| fs::read_to_string(file(size)).unwrap();
+            assert_eq!(["2MB", "2MB.rsvd", "1GB"].map(read), ["6291456", "6291456", "0"], "{kind}");
+        }
+        Hierarchies::default().limit_huge_pages(Path::new("sea/pod"), &of).unwrap();
     }
 
     #[test]

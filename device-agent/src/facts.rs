@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hawser_wire::amounts::Millicpus;
+use hawser_wire::amounts::{Bytes, Millicpus};
 use hawser_wire::report::{NodeFacts, Resource};
 use hawser_wire::{AddressRange, quantity};
 use tokio::sync::watch;
@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::DeviceClock;
 use crate::desired::DesiredSet;
+use crate::huge_pages;
 use crate::ledger::Durability;
 use crate::reserved::{Capacity, Reserved};
 use crate::runtime::{Runtime, RuntimeFacts};
@@ -65,6 +66,8 @@ pub(crate) struct Measurer {
     own: Own,
     judge: Judge,
     fixed: Fixed,
+    /// Where the kernel tells of huge pages.
+    pools: PathBuf,
 }
 
 /// What does not change while the agent runs.
@@ -80,7 +83,7 @@ struct Fixed {
 
 impl Measurer {
     pub(crate) fn new(own: Own) -> Self {
-        Self { own, judge: Judge::default(), fixed: Fixed::read() }
+        Self { own, judge: Judge::default(), fixed: Fixed::read(), pools: PathBuf::from(huge_pages::POOLS) }
     }
 
     /// How the device is now, and what it is short of. A few small files are read.
@@ -98,13 +101,19 @@ impl Measurer {
     fn tell(&mut self, now_millis: u64, measured: &Measured, runtime: RuntimeFacts) -> NodeFacts {
         let memory = measured.memory_total.unwrap_or(0);
         let storage = measured.disk.map_or(0, |disk| disk.total);
+        let pages = huge_pages::set_aside(&self.pools);
         let resources = |of: &Capacity| {
-            vec![
+            let mut all = vec![
                 resource("cpu", Millicpus(of.cpu_millis).to_string()),
                 resource("memory", format!("{}Ki", of.memory_bytes.unwrap_or(0) / 1024)),
                 resource("ephemeral-storage", format!("{}Ki", of.storage_bytes.unwrap_or(0) / 1024)),
                 resource("pods", self.own.pods.to_string()),
-            ]
+            ];
+            // Those of which there are none are told as well: a size that is there can be asked for.
+            all.extend(
+                pages.iter().map(|(page, bytes)| resource(&huge_pages::resource(*page), Bytes(*bytes).to_string())),
+            );
+            all
         };
         let capacity = Capacity {
             cpu_millis: self.fixed.cpus * 1_000,
@@ -118,9 +127,13 @@ impl Measurer {
             storage_bytes: Some(storage / 10 * 9),
             ..capacity
         };
+        let mut allocatable = self.own.reserved.left_of(&usable);
+        // Who does not ask for huge pages does not get that memory.
+        let in_pages = pages.values().fold(0_u64, |sum, bytes| sum.saturating_add(*bytes));
+        allocatable.memory_bytes = allocatable.memory_bytes.map(|bytes| bytes.saturating_sub(in_pages));
         NodeFacts {
             capacity: resources(&capacity),
-            allocatable: resources(&self.own.reserved.left_of(&usable)),
+            allocatable: resources(&allocatable),
             arch: parse::go_arch(std::env::consts::ARCH, cfg!(target_endian = "little")).to_owned(),
             os: std::env::consts::OS.to_owned(),
             kernel: self.fixed.kernel.clone(),
@@ -347,7 +360,8 @@ mod tests {
 
     #[test]
     fn this_machine_can_be_measured() {
-        let mut measurer = Measurer::new(own(Reserved::default()));
+        let none = tempfile::tempdir().unwrap();
+        let mut measurer = measurer(Reserved::default(), none.path());
         let (facts, _) = measurer.measure(0, &Durability::Durable, RuntimeFacts::default());
         let names: Vec<&str> = facts.capacity.iter().map(|resource| resource.name.as_str()).collect();
         assert_eq!(names, ["cpu", "memory", "ephemeral-storage", "pods"]);
@@ -363,20 +377,44 @@ mod tests {
         );
     }
 
-    fn own(reserved: Reserved) -> Own {
-        Own {
+    /// What the machine has set aside may change at any time, so tests have pools of their own.
+    fn measurer(reserved: Reserved, pools: &Path) -> Measurer {
+        let own = Own {
             state_dir: std::env::temp_dir(),
             agent_version: "1".to_owned(),
             runtime: "process://1".to_owned(),
             pods: 110,
             reserved,
+        };
+        Measurer { pools: pools.to_owned(), ..Measurer::new(own) }
+    }
+
+    #[test]
+    fn huge_pages_are_told_by_size_and_are_no_memory_for_others() {
+        let pools = tempfile::tempdir().unwrap();
+        for (name, many) in [("hugepages-2048kB", "3"), ("hugepages-1048576kB", "0")] {
+            std::fs::create_dir(pools.path().join(name)).unwrap();
+            std::fs::write(pools.path().join(name).join("nr_hugepages"), many).unwrap();
         }
+        let none = tempfile::tempdir().unwrap();
+        let told = |pools: &Path| {
+            measurer(Reserved::default(), pools).measure(0, &Durability::Durable, RuntimeFacts::default()).0
+        };
+        let (with, without) = (told(pools.path()), told(none.path()));
+        for list in [&with.capacity, &with.allocatable] {
+            let told: Vec<_> = list[4..].iter().map(|one| (one.name.as_str(), one.quantity.as_str())).collect();
+            assert_eq!(told, [("hugepages-2Mi", "6Mi"), ("hugepages-1Gi", "0")]);
+        }
+        let memory = |facts: &NodeFacts| host_facts(facts).allocatable["memory"];
+        assert_eq!(memory(&without) - memory(&with), 6 << 20);
+        assert_eq!(host_facts(&with).allocatable["hugepages-2Mi"], 6 << 20);
     }
 
     #[test]
     fn what_the_device_keeps_is_not_promised() {
+        let none = tempfile::tempdir().unwrap();
         let told = |reserved| {
-            let mut measurer = Measurer::new(own(reserved));
+            let mut measurer = measurer(reserved, none.path());
             host_facts(&measurer.measure(0, &Durability::Durable, RuntimeFacts::default()).0).allocatable
         };
         let kept = Reserved { cpu_millis: 250, memory_bytes: 64 << 20, storage_bytes: 1 << 20, processes: 7 };

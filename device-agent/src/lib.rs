@@ -10,6 +10,7 @@ pub mod clock;
 pub mod commands;
 pub mod desired;
 pub(crate) mod facts;
+pub(crate) mod huge_pages;
 pub mod identity;
 pub mod ledger;
 pub mod link;

@@ -129,7 +129,9 @@ fn wanted(desired: &DesiredSet) -> BTreeSet<String> {
     let pods = desired.pods.values().filter_map(|pod| pod.deployment.as_ref());
     let of_volume = |volume: &Volume| match &volume.source {
         VolumeSource::Image(image) => Some(image.reference.clone()),
-        VolumeSource::EmptyDir(_) | VolumeSource::Files(_) | VolumeSource::HostPath(_) => None,
+        VolumeSource::EmptyDir(_) | VolumeSource::Files(_) | VolumeSource::HostPath(_) | VolumeSource::HugePages(_) => {
+            None
+        }
     };
     pods.flat_map(|pod| {
         let own = pod.spec.all_containers().map(|(container, _)| container.image.clone());

@@ -1,5 +1,6 @@
 //! An edge deployment: what one pod becomes for one device. Self-contained, every reference resolved.
 
+use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -135,7 +136,10 @@ impl EdgeDeployment {
             .iter()
             .filter_map(|volume| match &volume.source {
                 VolumeSource::Files(files) => Some(files.entries.iter()),
-                VolumeSource::EmptyDir(_) | VolumeSource::HostPath(_) | VolumeSource::Image(_) => None,
+                VolumeSource::EmptyDir(_)
+                | VolumeSource::HostPath(_)
+                | VolumeSource::Image(_)
+                | VolumeSource::HugePages(_) => None,
             })
             .flatten()
             .filter_map(|file| match &file.content {
@@ -155,7 +159,10 @@ impl EdgeDeployment {
     /// The most that its containers ask for at the same time: init containers run one by one, beside the sidecars before
     /// them, and before all others. What was added later asks for nothing.
     pub fn at_once(&self, of: fn(&Resources) -> Option<u64>) -> u64 {
-        let own = |container: &Container| of(&container.resources).unwrap_or(0);
+        self.most_at_once(|container| of(&container.resources).unwrap_or(0))
+    }
+
+    fn most_at_once(&self, own: impl Fn(&Container) -> u64) -> u64 {
         let (mut sidecars, mut peak) = (0_u64, 0);
         for container in &self.init_containers {
             let with = sidecars.saturating_add(own(container));
@@ -164,11 +171,84 @@ impl EdgeDeployment {
                 sidecars = with;
             }
         }
-        self.containers.iter().map(own).fold(sidecars, u64::saturating_add).max(peak)
+        self.containers.iter().map(&own).fold(sidecars, u64::saturating_add).max(peak)
+    }
+
+    /// How many bytes of huge pages it may use at the same time, by the size of a page in bytes: what it asks for as a whole, or
+    /// else what its containers do.
+    pub fn huge_pages(&self) -> BTreeMap<u64, u64> {
+        let asked = || self.asked_huge_pages();
+        let mut all: BTreeMap<u64, u64> = BTreeMap::new();
+        for pages in asked().filter(|pages| pages.container.is_some()) {
+            let of = |container: &Container| {
+                let own = |one: &&HugePages| {
+                    one.page_bytes == pages.page_bytes && one.container.as_deref() == Some(container.name.as_str())
+                };
+                asked().find(own).map_or(0, |one| one.bytes)
+            };
+            all.entry(pages.page_bytes).or_insert_with(|| self.most_at_once(of));
+        }
+        all.extend(asked().filter(|pages| pages.container.is_none()).map(|pages| (pages.page_bytes, pages.bytes)));
+        all
+    }
+
+    /// How many bytes of huge pages of this size a container may use: what it asks for, or else all that its pod may.
+    pub fn huge_pages_of(&self, container: &str, page_bytes: u64) -> u64 {
+        let of = |name: Option<&str>| {
+            self.asked_huge_pages()
+                .find(|pages| pages.page_bytes == page_bytes && pages.container.as_deref() == name)
+                .map(|pages| pages.bytes)
+        };
+        of(Some(container)).or_else(|| of(None)).unwrap_or(0)
+    }
+
+    fn asked_huge_pages(&self) -> impl Iterator<Item = &HugePages> {
+        self.engine.iter().flat_map(|engine| &engine.asks).filter_map(|ask| match ask {
+            Ask::HugePages(pages) => Some(pages),
+            _ => None,
+        })
     }
 
     /// The container of this name, if it was added.
     pub fn ephemeral(&self, name: &str) -> Option<&EphemeralContainer> {
         self.ephemeral_containers.iter().find(|added| added.container.name == name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec;
+
+    use super::*;
+
+    #[test]
+    fn huge_pages_are_counted_like_all_that_containers_use_at_the_same_time() {
+        const PAGE: u64 = 2 << 20;
+        let pages = |container: Option<&str>, page_bytes, bytes| {
+            Ask::HugePages(HugePages { container: container.map(String::from), page_bytes, bytes })
+        };
+        let mut pod = EdgeDeployment::named(PodUid::new("u").unwrap(), "n", "p");
+        pod.init_containers = ["first", "beside"].map(|name| Container::named(name, "i")).into();
+        pod.init_containers[1].sidecar = true;
+        pod.containers = ["a", "b"].map(|name| Container::named(name, "i")).into();
+        let with =
+            |asks: Vec<Ask>| EdgeDeployment { engine: Some(Engine { asks, ..Engine::default() }), ..pod.clone() };
+        assert!(pod.huge_pages().is_empty());
+        let own = vec![
+            pages(Some("first"), PAGE, 9),
+            pages(Some("beside"), PAGE, 1),
+            pages(Some("a"), PAGE, 2),
+            pages(Some("b"), PAGE, 4),
+            pages(Some("b"), 1 << 30, 8),
+        ];
+        let of_containers = with(own.clone());
+        assert_eq!(of_containers.huge_pages(), BTreeMap::from([(PAGE, 9), (1 << 30, 8)]));
+        assert_eq!(
+            [("a", PAGE), ("b", 1 << 30), ("a", 1 << 30)].map(|(name, page)| of_containers.huge_pages_of(name, page)),
+            [2, 8, 0]
+        );
+        let whole = with([own, vec![pages(None, PAGE, 20)]].concat());
+        assert_eq!(whole.huge_pages(), BTreeMap::from([(PAGE, 20), (1 << 30, 8)]));
+        assert_eq!(["a", "added"].map(|name| whole.huge_pages_of(name, PAGE)), [2, 20]);
     }
 }

@@ -442,6 +442,10 @@ fn deployments(book: &mut Book) {
         local: true,
     };
     book.add("VolumeSource::HostPath/Local", VolumeSource::HostPath(local));
+    let pages = HugePagesDir { page_bytes: 2 << 20, size_limit: Some(8 << 20) };
+    book.add("VolumeSource::HugePages", VolumeSource::HugePages(pages));
+    let pages = HugePages { container: Some("main".into()), page_bytes: 2 << 20, bytes: 8 << 20 };
+    book.add("Ask::HugePages", Ask::HugePages(pages));
 }
 
 /// A pod that asks for all there is.
@@ -631,6 +635,7 @@ fn every_variant_has_a_sample(
     }
     match volume {
         VolumeSource::EmptyDir(_) | VolumeSource::Files(_) | VolumeSource::HostPath(_) | VolumeSource::Image(_) => {}
+        VolumeSource::HugePages(_) => {}
     }
     match ask {
         Ask::HostProcesses | Ask::HostIpc | Ask::SharedProcesses | Ask::Sysctl { .. } | Ask::Handler(_) => {}
@@ -640,7 +645,8 @@ fn every_variant_has_a_sample(
         | Ask::HostnameIsWhole
         | Ask::StrictGroups
         | Ask::Resources(_)
-        | Ask::Overhead(_) => {}
+        | Ask::Overhead(_)
+        | Ask::HugePages(_) => {}
     }
     match confinement {
         ConfinementAsk::SeccompFile(_) | ConfinementAsk::SeLinux(_) => {}

@@ -45,6 +45,7 @@ use super::{
 };
 use crate::cgroup::{Hierarchies, Version, most_processes};
 use crate::facts::{capacity, memory_total};
+use crate::huge_pages;
 use crate::reserved::Reserved;
 use crate::shim::identity::boot_id;
 
@@ -155,6 +156,8 @@ struct Inner {
     memory_cgroups: Option<Version>,
     /// And which limit how much of it is swapped out.
     swap_cgroups: Option<Version>,
+    /// The sizes of huge pages that the kernel has, in bytes.
+    huge_pages: Vec<u64>,
     /// The device's memory, in bytes; 0: nobody knows.
     memory: u64,
     able: Abilities,
@@ -218,6 +221,7 @@ impl Cri {
             memory_cgroups: Hierarchies::here().version("memory"),
             // Once there are cgroups that show it.
             swap_cgroups: Hierarchies::here().limit_swap(),
+            huge_pages: huge_pages::set_aside(Path::new(huge_pages::POOLS)).into_keys().collect(),
             memory: memory_total().unwrap_or(0),
             able,
             addresses: Mutex::default(),
@@ -255,6 +259,7 @@ impl Cri {
             profiles: &self.0.config.profiles,
             cgroups: self.0.memory_cgroups,
             swap: self.0.swap_cgroups,
+            huge_pages: &self.0.huge_pages,
         }
     }
 

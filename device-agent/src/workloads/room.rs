@@ -11,17 +11,18 @@ use hawser_wire::deployment::{Ask, EdgeDeployment, HostPort, Protocol, Resources
 
 use tokio::sync::watch;
 
+use crate::huge_pages;
 use crate::runtime::Refusal;
 use crate::runtime::cri::is_guaranteed;
 
 /// What pods take of the device, by resource name as in [`HostFacts`](super::HostFacts).
-type Amounts = BTreeMap<&'static str, u64>;
+type Amounts = BTreeMap<String, u64>;
 
 /// How much of one thing a container asks for.
 type Asked = fn(&Resources) -> Option<u64>;
 
 const PODS: &str = "pods";
-/// What is looked at, in the order in which it is complained about.
+/// What is looked at, in the order in which it is complained about; huge pages come after these.
 const RESOURCES: [(&str, Asked); 3] = [
     ("cpu", |resources| resources.cpu_request_millis),
     ("memory", |resources| resources.memory_request_bytes),
@@ -170,23 +171,24 @@ impl Book {
 
     /// The first thing of which there is not enough beside what others hold, and what is to be said about it. Only what is
     /// `counted`, given its name and amount, is looked at.
-    fn lacks(
-        &self,
-        uid: &PodUid,
-        needs: &Needs,
-        counted: impl Fn(&str, u64) -> bool,
-    ) -> Option<(&'static str, String)> {
-        for name in std::iter::once(PODS).chain(RESOURCES.map(|(name, _)| name)) {
+    fn lacks(&self, uid: &PodUid, needs: &Needs, counted: impl Fn(&str, u64) -> bool) -> Option<(String, String)> {
+        let usual = || std::iter::once(PODS).chain(RESOURCES.map(|(name, _)| name));
+        let pages = needs.amounts.keys().map(String::as_str).filter(|name| usual().all(|usual| usual != *name));
+        for name in usual().chain(pages) {
             let requested = needs.amounts.get(name).copied().unwrap_or(0);
-            let matters = requested > 0 && counted(name, requested);
-            let Some(capacity) = self.allocatable.get(name).copied().filter(|_| matters) else { continue };
+            if requested == 0 || !counted(name, requested) {
+                continue;
+            }
+            // A device that tells of anything tells of all sizes of pages that it has.
+            let none = || (usual().all(|usual| usual != name) && !self.allocatable.is_empty()).then_some(0);
+            let Some(capacity) = self.allocatable.get(name).copied().or_else(none) else { continue };
             let of = self.others(uid).filter_map(|needs| needs.amounts.get(name));
             let used = of.fold(0, |sum: u64, of| sum.saturating_add(*of));
             if requested > capacity.saturating_sub(used) {
                 let message = format!(
                     "Node didn't have enough resource: {name}, requested: {requested}, used: {used}, capacity: {capacity}"
                 );
-                return Some((name, message));
+                return Some((name.to_owned(), message));
             }
         }
         None
@@ -235,8 +237,9 @@ impl Book {
 
 impl Needs {
     fn of(pod: &EdgeDeployment) -> Self {
-        let mut amounts: Amounts = RESOURCES.map(|(name, of)| (name, needed(pod, of))).into();
-        amounts.insert(PODS, 1);
+        let mut amounts: Amounts = RESOURCES.map(|(name, of)| (name.to_owned(), needed(pod, of))).into();
+        amounts.insert(PODS.to_owned(), 1);
+        amounts.extend(pod.huge_pages().into_iter().map(|(page, bytes)| (huge_pages::resource(page), bytes)));
         let ports = pod.engine.iter().flat_map(|engine| &engine.host_ports).map(place_of).collect();
         Self { amounts, ports }
     }

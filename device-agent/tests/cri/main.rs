@@ -13,6 +13,7 @@ mod engine;
 mod env_file;
 mod ephemeral;
 mod exec;
+mod huge_pages;
 mod image_volumes;
 mod logs;
 mod pods;

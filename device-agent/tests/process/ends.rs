@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use hawser_wire::deployment::{Container, EdgeDeployment, RestartPolicy};
+use hawser_wire::deployment::{Ask, Container, EdgeDeployment, Engine, HugePages, RestartPolicy};
 use hawser_wire::report::{ContainerState, Phase};
 
 use crate::world::*;
@@ -63,7 +63,10 @@ async fn programs_that_cannot_be_started_say_so() {
 async fn what_cannot_run_here_is_refused_by_name() {
     let mut device = Device::new();
     device.start();
+    let pages = HugePages { container: Some("main".into()), page_bytes: 2 << 20, bytes: 2 << 20 };
+    let asking = Some(Engine { asks: vec![Ask::HugePages(pages)], ..Engine::default() });
     for (name, container, reason, words) in [
+        ("pages", shell("exec sleep 1000"), "UnsupportedField", "resources.limits.hugepages: the process runtime"),
         (
             "image",
             Container { image: "nginx:1".into(), ..shell("") },
@@ -72,7 +75,8 @@ async fn what_cannot_run_here_is_refused_by_name() {
         ),
         ("command", Container { command: vec![], ..shell("") }, "CreateContainerError", "set command"),
     ] {
-        device.run(&pod(name, RestartPolicy::Always, container));
+        let engine = asking.clone().filter(|_| name == "pages");
+        device.run(&EdgeDeployment { engine, ..pod(name, RestartPolicy::Always, container) });
         device
             .until("a refusal", |device| {
                 device.report(name).is_some_and(|report| match &report.containers[0].state {

@@ -20,7 +20,7 @@ pub(crate) enum Verdict {
     Only(&'static [Allowed], &'static str),
     /// Is an object, or a list of objects, with a table of its own.
     Table(&'static [(&'static str, Verdict)]),
-    /// Is a map from names to values; every name must be one of these.
+    /// Is a map from names to values; every name must be one of these, or begin like one that ends with `*`.
     Names(&'static [&'static str], &'static str),
 }
 
@@ -31,6 +31,8 @@ pub(crate) enum Allowed {
     Bool(bool),
     /// A text.
     Text(&'static str),
+    /// A text that begins with this.
+    Beginning(&'static str),
     /// An object whose `name` is this.
     Name(&'static str),
 }
@@ -40,7 +42,7 @@ mod volumes;
 
 use self::care::{LIFECYCLE, PROBE, RESTART_RULE};
 use self::volumes::{MOUNT, VOLUME};
-use Allowed::{Bool, Name, Text};
+use Allowed::{Beginning, Bool, Name, Text};
 use Verdict::{Mapped, Names, Only, Refused, Table, Unconcerned};
 
 /// A field for which a pod is refused.
@@ -204,17 +206,22 @@ pub(crate) const RESOURCES: &[(&str, Verdict)] = &[
     ("claims", Refused("a device does not take part in dynamic resource allocation")),
     (
         "limits",
-        Names(&["cpu", "ephemeral-storage", "memory"], "a device limits cpu, memory and ephemeral-storage only"),
+        Names(
+            &["cpu", "ephemeral-storage", "hugepages-*", "memory"],
+            "a device limits cpu, memory, ephemeral-storage and hugepages only",
+        ),
     ),
     // cpu and memory; what else is requested concerned the scheduler.
     ("requests", Mapped),
 ];
 
+const WHOLE: &[&str] = &["cpu", "hugepages-*", "memory"];
+
 /// Of a pod as a whole.
 pub(crate) const POD_RESOURCES: &[(&str, Verdict)] = &[
     ("claims", Refused("a device does not take part in dynamic resource allocation")),
-    ("limits", Names(&["cpu", "memory"], "a device limits cpu and memory of pods as a whole only")),
-    ("requests", Names(&["cpu", "memory"], "a device promises cpu and memory to pods as a whole only")),
+    ("limits", Names(WHOLE, "a device limits cpu, memory and hugepages of pods as a whole only")),
+    ("requests", Names(WHOLE, "a device promises cpu, memory and hugepages to pods as a whole only")),
 ];
 
 /// What depends on the runtime is mapped, and refused by the device if its runtime cannot do it.
@@ -330,8 +337,12 @@ fn check_fields(fields: &Map<String, Value>, path: &str, table: &[(&str, Verdict
             }
             Some(Table(table)) => check(value, &path, table, found),
             Some(Names(names, why)) => {
-                let strange =
-                    value.as_object().into_iter().flatten().filter(|(name, _)| !names.contains(&name.as_str()));
+                let known = |name: &String| {
+                    names
+                        .iter()
+                        .any(|known| known.strip_suffix('*').map_or(known == name, |begin| name.starts_with(begin)))
+                };
+                let strange = value.as_object().into_iter().flatten().filter(|(name, _)| !known(name));
                 found.extend(strange.map(|(name, _)| Offence { path: format!("{path}.{name}"), why }));
             }
             None => found.push(Offence { path, why: "this version does not know the field" }),
@@ -351,6 +362,7 @@ fn allows(allowed: Allowed, value: &Value) -> bool {
     match allowed {
         Bool(expected) => value.as_bool() == Some(expected),
         Text(expected) => value.as_str() == Some(expected),
+        Beginning(expected) => value.as_str().is_some_and(|text| text.starts_with(expected)),
         Name(expected) => value.get("name").and_then(Value::as_str) == Some(expected),
     }
 }

@@ -9,6 +9,7 @@ mod downward;
 mod engine;
 mod environment;
 mod ephemeral;
+mod huge_pages;
 mod volumes;
 
 pub(crate) use self::engine::pull_secrets;

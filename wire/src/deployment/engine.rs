@@ -78,6 +78,23 @@ pub enum Ask {
     /// What it costs to have it at all, besides what its containers use: requests.
     #[n(11)]
     Overhead(#[n(0)] Resources),
+    /// Huge pages that a container or all of it may use, and was promised; one for each container and size.
+    #[n(12)]
+    HugePages(#[n(0)] HugePages),
+}
+
+/// Huge pages of one size.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, CborLen)]
+pub struct HugePages {
+    /// Whose; `None`: the pod's as a whole.
+    #[n(0)]
+    pub container: Option<String>,
+    /// How large a page is, in bytes.
+    #[n(1)]
+    pub page_bytes: u64,
+    /// How many bytes all of them are.
+    #[n(2)]
+    pub bytes: u64,
 }
 
 /// How a pod resolves names.

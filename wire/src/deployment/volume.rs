@@ -34,6 +34,9 @@ pub enum VolumeSource {
     /// What is in an image. Nobody writes there.
     #[n(3)]
     Image(#[n(0)] ImageVolume),
+    /// Nothing at first, in huge pages; lives as long as the pod.
+    #[n(4)]
+    HugePages(#[n(0)] HugePagesDir),
 }
 
 /// An image whose files are mounted.
@@ -54,6 +57,17 @@ pub struct EmptyDir {
     #[n(0)]
     pub memory: bool,
     /// How much may be in it.
+    #[n(1)]
+    pub size_limit: Option<u64>,
+}
+
+/// A volume in huge pages that is empty at first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, CborLen)]
+pub struct HugePagesDir {
+    /// How large a page is, in bytes.
+    #[n(0)]
+    pub page_bytes: u64,
+    /// How much may be in it; `None`: as much as the pod may have of such pages.
     #[n(1)]
     pub size_limit: Option<u64>,
 }

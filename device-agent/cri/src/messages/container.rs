@@ -149,12 +149,26 @@ pub struct LinuxContainerResources {
     /// How readily it is ended when memory is short.
     #[prost(int64, tag = "5")]
     pub oom_score_adj: i64,
+    /// How much of huge pages.
+    #[prost(message, repeated, tag = "8")]
+    pub hugepage_limits: Vec<HugepageLimit>,
     /// Files of its cgroup, where that is of version 2, and what is written into them.
     #[prost(map = "string, string", tag = "9")]
     pub unified: Labels,
     /// Bytes of memory and swap together; 0: any.
     #[prost(int64, tag = "10")]
     pub memory_swap_limit_in_bytes: i64,
+}
+
+/// How much of huge pages of one size a container may use.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct HugepageLimit {
+    /// The size of a page, as `2MB`.
+    #[prost(string, tag = "1")]
+    pub page_size: String,
+    /// In bytes.
+    #[prost(uint64, tag = "2")]
+    pub limit: u64,
 }
 
 /// What a container may do.

@@ -139,6 +139,9 @@ impl PodCgroups {
         };
         tree.enforce();
         tree.set(pod, &Limits { pids: tree.pids, ..limits })?;
+        if let Err(error) = tree.hierarchies.limit_huge_pages(&tree.place(pod), &pod.huge_pages()) {
+            tracing::warn!(pod = %pod.uid, %error, "the pod is not limited as a whole in huge pages; its containers are");
+        }
         if qos::class(pod) == Class::Burstable {
             tree.weigh();
         }

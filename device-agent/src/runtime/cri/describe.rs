@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use hawser_cri::{
-    ContainerConfig, ContainerMetadata, DnsConfig, Image, ImageSpec, KeyValue, LinuxContainerConfig,
+    ContainerConfig, ContainerMetadata, DnsConfig, HugepageLimit, Image, ImageSpec, KeyValue, LinuxContainerConfig,
     LinuxContainerResources, LinuxPodSandboxConfig, Mount, PodSandboxConfig, PodSandboxMetadata, PortMapping,
 };
 use hawser_wire::deployment::{Container, EdgeDeployment, HostPort, Protocol, Resources};
@@ -12,6 +12,7 @@ use hawser_wire::deployment::{Container, EdgeDeployment, HostPort, Protocol, Res
 use super::qos::{of_container, oom_adjustment};
 use super::{labels, place, security};
 use crate::cgroup::{Version, shares};
+use crate::huge_pages::size_name;
 use crate::runtime::ContainerStart;
 
 /// The period of processor quotas, in microseconds.
@@ -32,6 +33,8 @@ pub(super) struct Frame<'f> {
     pub(super) cgroups: Option<Version>,
     /// Which of them limit how much of it is swapped out.
     pub(super) swap: Option<Version>,
+    /// The sizes of huge pages that it has, in bytes.
+    pub(super) huge_pages: &'f [u64],
 }
 
 /// How a sandbox is called and finds others, where its cgroup is, and which kernel parameters it sets.
@@ -127,8 +130,12 @@ fn ports(pod: &EdgeDeployment) -> Vec<PortMapping> {
 /// What a container may use, when it is made and when that is changed.
 pub(super) fn limits(frame: Frame<'_>, pod: &EdgeDeployment, container: &Container) -> LinuxContainerResources {
     let usual = resources(&of_container(pod, container), oom_adjustment(pod, container, frame.memory));
+    // Of all sizes: who does not ask for one gets none of it.
+    let pages =
+        |page: &u64| HugepageLimit { page_size: size_name(*page), limit: pod.huge_pages_of(&container.name, *page) };
     LinuxContainerResources {
         unified: files(frame),
+        hugepage_limits: frame.huge_pages.iter().map(pages).collect(),
         // Memory and swap together: no swap beyond the limit. Without a limit the kernel is not asked.
         memory_swap_limit_in_bytes: match frame.swap {
             Some(Version::V1) => usual.memory_limit_in_bytes,
@@ -168,11 +175,12 @@ fn signed(number: u64) -> i64 {
 mod tests {
     use super::*;
     use crate::runtime::cri::samples;
+    use hawser_wire::deployment::{Ask, Engine, HugePages};
 
     #[test]
     fn a_container_ends_as_one_and_is_not_swapped_out_where_the_kernel_can_do_that() {
         let of = |cgroups, swap, memory_limit_bytes| {
-            let frame = Frame { device: "sea", memory: 0, profiles: Path::new("/"), cgroups, swap };
+            let frame = Frame { device: "sea", memory: 0, profiles: Path::new("/"), cgroups, swap, huge_pages: &[] };
             let resources = Resources { memory_limit_bytes, ..Resources::default() };
             let told = limits(frame, &samples::pod(), &Container { resources, ..samples::container() });
             let mut files: Vec<_> = told.unified.into_iter().map(|(file, text)| format!("{file}={text}")).collect();
@@ -191,6 +199,29 @@ mod tests {
         ] {
             assert_eq!(of(cgroups, swap, limit), (expected.0.to_owned(), expected.1), "{cgroups:?} {swap:?} {limit:?}");
         }
+    }
+
+    #[test]
+    fn of_huge_pages_a_container_gets_what_it_asks_for_and_of_other_sizes_nothing() {
+        let frame = Frame {
+            device: "sea",
+            memory: 0,
+            profiles: Path::new("/"),
+            cgroups: None,
+            swap: None,
+            huge_pages: &[2 << 20, 1 << 30],
+        };
+        let container = samples::container();
+        let pages = HugePages { container: Some(container.name.clone()), page_bytes: 2 << 20, bytes: 6 << 20 };
+        let engine = Some(Engine { asks: vec![Ask::HugePages(pages)], ..Engine::default() });
+        let pod = EdgeDeployment { engine, ..samples::pod() };
+        let told = |container: &Container| {
+            let limits = limits(frame, &pod, container).hugepage_limits;
+            limits.into_iter().map(|one| (one.page_size, one.limit)).collect::<Vec<_>>()
+        };
+        assert_eq!(told(&container), [("2MB".to_owned(), 6 << 20), ("1GB".to_owned(), 0)]);
+        let other = Container { name: "other".into(), ..container };
+        assert_eq!(told(&other), [("2MB".to_owned(), 0), ("1GB".to_owned(), 0)]);
     }
 
     #[test]

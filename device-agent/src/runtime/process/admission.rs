@@ -62,6 +62,10 @@ fn refuse_engine_matters(pod: &EdgeDeployment, container: &Container) -> Result<
     if container.mounts.iter().any(|mount| pod.volumes.iter().any(|v| v.name == mount.volume && is_image(v))) {
         asked.push("volumes.image");
     }
+    let is_huge = |volume: &Volume| matches!(volume.source, VolumeSource::HugePages(_));
+    if container.mounts.iter().any(|mount| pod.volumes.iter().any(|v| v.name == mount.volume && is_huge(v))) {
+        asked.push("volumes.emptyDir.medium: HugePages");
+    }
     if container.mounts.iter().any(|mount| mount.read_only_below == Some(ReadOnlyBelow::Always)) {
         asked.push("volumeMounts.recursiveReadOnly: Enabled");
     }
@@ -89,6 +93,7 @@ fn missing(ask: &Ask) -> Option<&'static str> {
         Ask::Sysctl { .. } => Some("securityContext.sysctls"),
         Ask::Handler(_) => Some("runtimeClassName"),
         Ask::Resources(_) => Some("resources of the pod as a whole"),
+        Ask::HugePages(_) => Some("resources.limits.hugepages"),
         Ask::HostAlias { .. } => Some("hostAliases"),
         Ask::HostnameIsWhole => Some("setHostnameAsFQDN"),
         Ask::Dns(Dns { base: DnsBase::Nothing, .. }) => Some("dnsPolicy: None"),

@@ -32,6 +32,14 @@ pub(super) fn memory(target: &Path, bytes: u64) -> io::Result<()> {
     Ok(rustix::mount::mount("tmpfs", target, "tmpfs", flags, options.as_c_str())?)
 }
 
+/// Mounts a file system of huge pages, of at most `bytes`. Without, the pages that its user may have are the limit.
+pub(super) fn huge_pages(target: &Path, page_bytes: u64, bytes: Option<u64>) -> io::Result<()> {
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    let size = bytes.map(|bytes| format!(",size={bytes}")).unwrap_or_default();
+    let options = std::ffi::CString::new(format!("pagesize={page_bytes}{size},mode=700"))?;
+    Ok(rustix::mount::mount("nodev", target, "hugetlbfs", flags, options.as_c_str())?)
+}
+
 /// Whether something is mounted at this path.
 pub(super) fn is_mounted(path: &Path) -> io::Result<bool> {
     Ok(mounted(path)?.iter().any(|mounted| mounted == path))

@@ -83,6 +83,8 @@ impl Places {
             VolumeSource::HostPath(path) => return PathBuf::from(&path.path),
             // Has no place here: the engine has it, and mounts it.
             VolumeSource::Image(_) => false,
+            // A file system of its own.
+            VolumeSource::HugePages(_) => false,
         };
         if in_memory {
             self.secret_pod(uid).join(&volume.name)
@@ -96,8 +98,9 @@ impl Places {
         let measure = |path: &Path| space::of(path).naming(|| format!("measure {}", path.display()));
         let mut used = DiskUse::default();
         for volume in pod.volumes.iter().filter(|volume| is_name(&volume.name)) {
-            // What is in a directory of the device's own, or in an image, is not the pod's.
-            if matches!(volume.source, VolumeSource::HostPath(_) | VolumeSource::Image(_)) {
+            // What is in a directory of the device's own, or in an image, is not the pod's, and huge pages are no part of a disk.
+            if matches!(volume.source, VolumeSource::HostPath(_) | VolumeSource::Image(_) | VolumeSource::HugePages(_))
+            {
                 continue;
             }
             let path = self.volume(&pod.uid, volume);
@@ -144,7 +147,9 @@ impl Places {
                     let group = spec.fs_group;
                     let mode = empty_mode(empty, group);
                     match empty.size_limit.filter(|_| empty.memory && self.mounts) {
-                        Some(bytes) => make_memory(&path, bytes, group, mode).naming(naming)?,
+                        Some(bytes) => {
+                            make_mounted(&path, group, mode, |path| mounts::memory(path, bytes)).naming(naming)?;
+                        }
                         None if path.exists() => {}
                         None => make_empty(&path, group, mode).naming(naming)?,
                     }
@@ -153,6 +158,14 @@ impl Places {
                     make(&path, 0o755).naming(naming)?;
                     let files = pod.files.get(&volume.name).map(Vec::as_slice).unwrap_or_default();
                     write_files(&path, files, spec.fs_group).naming(naming)?;
+                }
+                VolumeSource::HugePages(_) if !self.mounts => {
+                    return Err(io::Error::other(UNSEEN)).naming(naming);
+                }
+                VolumeSource::HugePages(wanted) => {
+                    let mode = if spec.fs_group.is_some() { 0o2775 } else { 0o755 };
+                    let mount = |path: &Path| mounts::huge_pages(path, wanted.page_bytes, wanted.size_limit);
+                    make_mounted(&path, spec.fs_group, mode, mount).naming(naming)?;
                 }
                 VolumeSource::HostPath(_) | VolumeSource::Image(_) => {}
             }
@@ -252,7 +265,7 @@ impl Places {
         target: &Path,
     ) -> io::Result<()> {
         if !self.mounts {
-            return Err(io::Error::other("the engine does not see what the agent mounts"));
+            return Err(io::Error::other(UNSEEN));
         }
         mounts::bind(part::open(&self.volume(uid, volume), part)?, target)
     }
@@ -279,7 +292,7 @@ impl Places {
                 Ok(source)
             }
             VolumeSource::Image(_) => Err(io::Error::other("an image has no place here")),
-            VolumeSource::EmptyDir(_) => {
+            VolumeSource::EmptyDir(_) | VolumeSource::HugePages(_) => {
                 let root = Beneath::open(&path)?;
                 if root.read_file(sub_path).is_err() {
                     // As open as the volume itself, or only root could write there.
@@ -291,6 +304,9 @@ impl Places {
         }
     }
 }
+
+/// Why nothing can be mounted.
+const UNSEEN: &str = "the engine does not see what the agent mounts";
 
 /// As open as a kubelet makes it. In memory there is the sticky bit besides, as on any new file system in memory.
 fn empty_mode(empty: &EmptyDir, group: Option<u32>) -> u32 {
@@ -337,7 +353,12 @@ fn make_empty(path: &Path, group: Option<u32>, mode: u32) -> io::Result<()> {
 }
 
 /// Makes an emptyDir that is a file system of its own. One that is there keeps its size.
-fn make_memory(path: &Path, bytes: u64, group: Option<u32>, mode: u32) -> io::Result<()> {
+fn make_mounted(
+    path: &Path,
+    group: Option<u32>,
+    mode: u32,
+    mount: impl FnOnce(&Path) -> io::Result<()>,
+) -> io::Result<()> {
     if path.exists() {
         // An agent that died meanwhile has left what nobody could use yet.
         if mounts::is_mounted(path)? && fs::metadata(path)?.permissions().mode() & 0o777 != 0o700 {
@@ -346,7 +367,7 @@ fn make_memory(path: &Path, bytes: u64, group: Option<u32>, mode: u32) -> io::Re
         remove_mounted(path)?;
     }
     make(path, 0o700)?;
-    mounts::memory(path, bytes)?;
+    mount(path)?;
     Beneath::open(path)?.own(None, group, mode)
 }
 

@@ -1,4 +1,4 @@
-use hawser_wire::deployment::Engine;
+use hawser_wire::deployment::{Engine, HugePages};
 
 use super::*;
 use crate::workloads::tests::pod;
@@ -43,6 +43,40 @@ fn what_does_not_fit_is_rejected_in_a_kubelets_words() {
     );
     drop(first);
     let _fourth = room.take(&asking("d", 1_500, 600), &device()).unwrap();
+}
+
+#[test]
+fn huge_pages_are_there_for_those_who_ask_for_them() {
+    let asking = |name: &str, page_bytes: u64, pages: u64| {
+        let pod = pod(name);
+        let container = Some(pod.containers[0].name.clone());
+        let asks = vec![Ask::HugePages(HugePages { container, page_bytes, bytes: pages * page_bytes })];
+        EdgeDeployment { engine: Some(Engine { asks, ..Engine::default() }), ..pod }
+    };
+    let mut device = device();
+    device.insert("hugepages-2Mi".to_owned(), 8 << 20);
+    let room = Room::default();
+    let _first = room.take(&asking("a", 2 << 20, 3), &device).unwrap();
+    let refused = |page, pages| room.take(&asking("b", page, pages), &device).unwrap_err();
+    assert_eq!(
+        refused(2 << 20, 2),
+        Refusal {
+            reason: "OutOfhugepages-2Mi".into(),
+            message:
+                "Node didn't have enough resource: hugepages-2Mi, requested: 4194304, used: 6291456, capacity: 8388608"
+                    .into(),
+        }
+    );
+    assert_eq!(
+        refused(1 << 30, 1),
+        Refusal {
+            reason: "OutOfhugepages-1Gi".into(),
+            message: "Node didn't have enough resource: hugepages-1Gi, requested: 1073741824, used: 0, capacity: 0"
+                .into(),
+        }
+    );
+    let _second = room.take(&asking("b", 2 << 20, 1), &device).unwrap();
+    assert!(room.take(&asking("c", 1 << 30, 1), &BTreeMap::new()).is_ok(), "the device does not say what it has");
 }
 
 #[test]

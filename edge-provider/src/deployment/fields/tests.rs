@@ -90,8 +90,8 @@ fn refused_fields_are_named() {
         pod("os", json!({"name": "windows"})),
         pod("resourceClaims", json!([{}])),
         (
-            json!({"resources": {"limits": {"hugepages-2Mi": "2Mi", "cpu": "1"}, "requests": {"memory": "1"}}}),
-            "spec.resources.limits.hugepages-2Mi".to_owned(),
+            json!({"resources": {"limits": {"example.com/gpu": "1", "cpu": "1"}, "requests": {"memory": "1"}}}),
+            "spec.resources.limits.example.com/gpu".to_owned(),
         ),
         (
             json!({"containers": [{"lifecycle": {"stopSignal": "SIGUSR1"}}]}),
@@ -115,7 +115,7 @@ fn refused_fields_are_named() {
             "spec.containers[0].resources.limits.example.com/gpu".to_owned(),
         ),
         (json!({"containers": [{"resources": {"claims": [{}]}}]}), "spec.containers[0].resources.claims".to_owned()),
-        (json!({"volumes": [{"emptyDir": {"medium": "HugePages"}}]}), "spec.volumes[0].emptyDir.medium".to_owned()),
+        (json!({"volumes": [{"emptyDir": {"medium": "Huge"}}]}), "spec.volumes[0].emptyDir.medium".to_owned()),
         (
             json!({"volumes": [{"projected": {"sources": [{"clusterTrustBundle": {}}]}}]}),
             "spec.volumes[0].projected.sources[0].clusterTrustBundle".to_owned(),
@@ -130,8 +130,8 @@ fn refused_fields_are_named() {
         "spec.containers[0].securityContext.procMount".to_owned(),
     ));
     cases.push((
-        json!({"containers": [{"resources": {"limits": {"hugepages-2Mi": "2Mi"}}}]}),
-        "spec.containers[0].resources.limits.hugepages-2Mi".to_owned(),
+        json!({"containers": [{"resources": {"limits": {"hugepages-2Mi": "2Mi", "hugepages": "2Mi"}}}]}),
+        "spec.containers[0].resources.limits.hugepages".to_owned(),
     ));
     for (field, verdict) in VOLUME {
         if let Refused(_) = verdict {

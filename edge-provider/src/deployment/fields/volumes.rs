@@ -1,6 +1,6 @@
 //! The fields of volumes, and of how containers mount them.
 
-use super::Allowed::Text;
+use super::Allowed::{Beginning, Text};
 use super::Verdict::{self, Mapped, Only, Refused, Table};
 use super::{FIELD_SELECTOR, RESOURCE_SELECTOR};
 
@@ -78,8 +78,16 @@ pub(crate) const CLAIM: &[(&str, Verdict)] = &[("claimName", Mapped), ("readOnly
 
 pub(crate) const HOST_PATH: &[(&str, Verdict)] = &[("path", Mapped), ("type", Mapped)];
 
-pub(crate) const EMPTY_DIR: &[(&str, Verdict)] =
-    &[("medium", Only(&[Text(""), Text("Memory")], "a device has disk and memory only")), ("sizeLimit", Mapped)];
+pub(crate) const EMPTY_DIR: &[(&str, Verdict)] = &[
+    (
+        "medium",
+        Only(
+            &[Text(""), Text("Memory"), Text("HugePages"), Beginning("HugePages-")],
+            "a device has disk, memory and huge pages only",
+        ),
+    ),
+    ("sizeLimit", Mapped),
+];
 
 pub(crate) const PROJECTED: &[(&str, Verdict)] = &[("defaultMode", Mapped), ("sources", Table(PROJECTION))];
 

@@ -4,7 +4,7 @@ use hawser_wire::deployment::{Ask, Dns, DnsBase, Resources, sysctl_with_dots};
 use hawser_wire::quantity;
 use k8s_openapi::api::core::v1::{PodDNSConfigOption, PodSpec};
 
-use super::{Problem, Translated, amount, amounts, host_network};
+use super::{Problem, Translated, amount, amounts, host_network, huge_pages};
 use crate::deployment::references::{Fetched, Found};
 
 /// In a fixed order, so that the same pod is always the same bytes.
@@ -28,6 +28,7 @@ pub(super) fn asks(spec: &PodSpec, fetched: &Fetched) -> Translated<Vec<Ask>> {
     asks.extend(dns(spec)?);
     asks.extend(handler(spec, fetched)?.map(Ask::Handler));
     whole(spec, &mut asks)?;
+    huge_pages::asks(spec, &mut asks)?;
     Ok(asks)
 }
 

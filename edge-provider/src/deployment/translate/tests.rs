@@ -16,6 +16,7 @@ mod asks;
 mod care;
 mod engine;
 mod ephemeral;
+mod huge_pages;
 
 /// Big enough to travel as a blob.
 const BIG: usize = hawser_wire::deployment::MAX_INLINE + 1;

@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1::{
 };
 
 use super::environment::Kind;
-use super::{Problem, Translated, common_user, downward, pull_policy};
+use super::{Problem, Translated, common_user, downward, huge_pages, pull_policy};
 use crate::deployment::Object;
 use crate::deployment::references::{Contents, Fetched, Found, TokenWanted};
 use crate::deployment::storage::{self, NoStorage, Storage};
@@ -55,7 +55,9 @@ pub(super) fn volume(
         return Ok(Volume { name: volume.name.clone(), source: VolumeSource::Image(image(source)) });
     } else {
         let empty = empty_dir(volume.empty_dir.as_ref(), &path)?;
-        return Ok(Volume { name: volume.name.clone(), source: VolumeSource::EmptyDir(empty) });
+        let pages = huge_pages::volume(pod.spec, volume.empty_dir.as_ref(), empty.size_limit)?;
+        let source = pages.map_or(VolumeSource::EmptyDir(empty), VolumeSource::HugePages);
+        return Ok(Volume { name: volume.name.clone(), source });
     }
     files.check_paths()?;
     Ok(Volume { name: volume.name.clone(), source: VolumeSource::Files(files.into_files(blobs)) })
