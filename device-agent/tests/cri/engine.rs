@@ -104,8 +104,10 @@ impl Engine {
             std::fs::remove_file(path).unwrap();
             return;
         }
+        // CRI-O takes away what others have of a network of this name.
+        let own = self.dir.path().file_name().unwrap().to_str().unwrap().trim_start_matches('.');
         let conflist = format!(
-            r#"{{"cniVersion":"0.4.0","name":"test","plugins":[{{"type":"ptp","ipMasq":false,
+            r#"{{"cniVersion":"0.4.0","name":"test-{own}","plugins":[{{"type":"ptp","ipMasq":false,
             "ipam":{{"type":"host-local","ranges":[[{{"subnet":"10.{}.{}.0/24"}}]],"dataDir":"{}/ipam"}}}}]}}"#,
             80 + self.network / 256,
             self.network % 256,
@@ -304,6 +306,17 @@ state = "{dir}/state"
         }
     }
 
+    /// How the cgroup of a container is called, by what the agent calls the container.
+    pub(crate) fn cgroup_name(&self, container: &str) -> String {
+        let (_, own) = container.split_once("://").unwrap();
+        if self.is_crio() { format!("crio-{own}") } else { own.to_owned() }
+    }
+
+    /// The reason of a container whose registry is out of reach.
+    pub(crate) fn out_of_reach(&self) -> &'static str {
+        if self.is_crio() { "RegistryUnavailable" } else { "ErrImagePull" }
+    }
+
     /// How many processes a sandbox has. CRI-O keeps none for one whose containers have processes of their own.
     pub(crate) fn of_a_sandbox(&self) -> usize {
         usize::from(!self.is_crio())
@@ -311,12 +324,13 @@ state = "{dir}/state"
 
     /// The first processes of all containers, with their command lines.
     pub(crate) fn processes(&self) -> Vec<(String, i32)> {
-        let mut all = Vec::new();
-        for shim in self.shims() {
-            let children = std::fs::read_to_string(format!("/proc/{shim}/task/{shim}/children")).unwrap_or_default();
-            for pid in children.split_whitespace() {
-                let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-                all.push((String::from_utf8_lossy(&line).replace('\0', " "), pid.parse().unwrap()));
+        let (mut all, mut waiting) = (Vec::new(), self.shims());
+        while let Some(pid) = waiting.pop() {
+            for pid in children(pid) {
+                let line = command_line(pid);
+                // With CRI-O whoever starts a command stays beside it.
+                let starts = self.is_crio() && line.contains("runc --root");
+                if starts { waiting.push(pid) } else { all.push((line, pid)) }
             }
         }
         all
@@ -326,11 +340,9 @@ state = "{dir}/state"
     pub(crate) fn everybody(&self) -> Vec<String> {
         let (mut found, mut waiting) = (Vec::new(), self.shims());
         while let Some(pid) = waiting.pop() {
-            let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-            for pid in children.split_whitespace() {
-                let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-                found.push(String::from_utf8_lossy(&line).replace('\0', " "));
-                waiting.push(pid.parse().unwrap());
+            for pid in children(pid) {
+                found.push(command_line(pid));
+                waiting.push(pid);
             }
         }
         found
@@ -373,9 +385,7 @@ impl Drop for Engine {
                 break;
             }
             for shim in shims {
-                let children =
-                    std::fs::read_to_string(format!("/proc/{shim}/task/{shim}/children")).unwrap_or_default();
-                for pid in children.split_whitespace().filter_map(|pid| pid.parse().ok()).chain([shim]) {
+                for pid in children(shim).into_iter().chain([shim]) {
                     let pid = rustix::process::Pid::from_raw(pid).unwrap();
                     let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
                 }
@@ -389,4 +399,17 @@ impl Drop for Engine {
             let _ = Command::new("umount").arg("-l").arg(path).status();
         }
     }
+}
+
+/// Those that a process has started, by whichever of its threads.
+fn children(pid: i32) -> Vec<i32> {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let told = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
+    told.flat_map(|told| told.split_whitespace().map(|pid| pid.parse().unwrap()).collect::<Vec<_>>()).collect()
+}
+
+/// Its words, a space after each.
+fn command_line(pid: i32) -> String {
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&line).replace('\0', " ")
 }

@@ -100,7 +100,7 @@ async fn an_image_that_cannot_be_mounted_says_why_in_a_kubelets_words() {
     device.until_waiting("name", "InvalidImageName").await;
     // Nobody listens there.
     device.run(&mounting("pull", "true", whole(), image("v", "127.0.0.1:1/none:1", PullPolicy::Always)));
-    device.until_waiting("pull", "ErrImagePull").await;
+    device.until_waiting("pull", device.engine.out_of_reach()).await;
     let words = device.until_waiting("pull", "ImagePullBackOff").await;
     assert!(words.starts_with("Back-off pulling image \"127.0.0.1:1/none:1\": "), "{words}");
     for (name, part) in [("gone", "srv/none"), ("out", "../..")] {

@@ -121,7 +121,7 @@ async fn a_registry_that_refuses_is_told_in_its_own_words_and_harms_no_other_pod
             ("unauthorized", "unauthorized"),
             ("missing", "manifest unknown"),
             ("busy", "toomanyrequests: slow down"),
-            ("ill", "the harbour is closed"),
+            ("ill", "503 Service Unavailable"),
             ("corrupt", "Digest did not match"),
         ]
     } else {

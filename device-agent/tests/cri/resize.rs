@@ -35,7 +35,7 @@ fn given(report: &WorkloadReport) -> Option<Given> {
 fn limits(device: &Device) -> [Option<String>; 3] {
     let pod = format!("{}/boat/podelastic", device.config.cgroup_root);
     let id = device.container("elastic").unwrap().container_id.clone().unwrap();
-    let container = format!("{pod}/{}", id.trim_start_matches("containerd://"));
+    let container = format!("{pod}/{}", device.engine.cgroup_name(&id));
     let memory = |place: &str| says("memory", place, ["memory.limit_in_bytes", "memory.max"]);
     let quota = says("cpu", &pod, ["cpu.cfs_quota_us", "cpu.max"]);
     [memory(&pod), memory(&container), quota.map(|text| text.split(' ').next().unwrap_or_default().to_owned())]
@@ -44,7 +44,7 @@ fn limits(device: &Device) -> [Option<String>; 3] {
 /// How much memory and swap together the container may have, or in version 2 how much swap; `None`: the kernel limits no swap.
 fn swap(device: &Device) -> Option<(String, bool)> {
     let id = device.container("elastic").unwrap().container_id.clone().unwrap();
-    let place = format!("{}/boat/podelastic/{}", device.config.cgroup_root, id.trim_start_matches("containerd://"));
+    let place = format!("{}/boat/podelastic/{}", device.config.cgroup_root, device.engine.cgroup_name(&id));
     let (dir, unified) = with("memory", &place)?;
     let file = dir.join(["memory.memsw.limit_in_bytes", "memory.swap.max"][usize::from(unified)]);
     std::fs::read_to_string(file).ok().map(|told| (told.trim().to_owned(), unified))

@@ -46,7 +46,7 @@ async fn images_that_cannot_be_had_are_told_from_each_other() {
     assert_eq!(message, "Container image \"hawser.test/missing:1\" is not present with pull policy of Never");
     let message = device.until_waiting("invalid", "InvalidImageName").await;
     assert!(message.contains("invalid reference format"), "{message}");
-    let message = device.until_waiting("unreachable", "ErrImagePull").await;
+    let message = device.until_waiting("unreachable", device.engine.out_of_reach()).await;
     assert!(message.contains("127.0.0.1:1") && message.contains("connection refused"), "{message}");
     let message = device.until_waiting("unreachable", "ImagePullBackOff").await;
     assert!(message.starts_with("Back-off pulling image \"127.0.0.1:1/missing:1\": "), "{message}");

@@ -70,7 +70,7 @@ monitor_path = "{conmon}"
 monitor_cgroup = "pod"
 [crio.image]
 pause_image = "{IMAGE}"
-pause_command = "/bin/sleep 2147483647"
+pause_command = ""
 signature_policy = "{d}/policy.json"
 signature_policy_dir = "{d}/policies"
 [crio.network]
