@@ -18,6 +18,7 @@ use hawser_wire::{AddressRange, PodUid};
 use serde::{Deserialize, Serialize};
 
 pub mod cri;
+mod less_memory;
 pub mod process;
 pub mod scripted;
 pub(crate) mod volumes;

@@ -1,12 +1,13 @@
 //! Other limits for programs that run.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use hawser_wire::deployment::{EdgeDeployment, Resources};
 
 use super::Inner;
 use crate::cgroup::{Hierarchies, Limits};
-use crate::runtime::{ContainerId, NewSize, Resized, described};
+use crate::runtime::{ContainerId, NewSize, Resized, described, less_memory};
 
 impl Inner {
     /// Why the limits of a pod cannot be changed. Requests are the business of whoever finds room.
@@ -42,13 +43,11 @@ fn limit(hierarchies: &Hierarchies, path: &Path, id: &ContainerId, to: &Resource
     let name = &id.name;
     if let (Some(limit), Some((used, had))) = (to.memory_limit_bytes, hierarchies.memory(path))
         && limit < had
-        && used >= limit
     {
-        // A kubelet's words.
-        return Err(format!(
-            "cannot decrease memory limits: attempting to set container \"{name}\" memory limit ({limit}) below current \
-             usage ({used})"
-        ));
+        let used = BTreeMap::from([(name.clone(), used)]);
+        if let Some(why) = less_memory::refusal(None, None, &[(name.clone(), limit)], &used) {
+            return Err(why);
+        }
     }
     let limits =
         Limits { cpu_shares: None, cpu_millis: to.cpu_limit_millis, memory_bytes: to.memory_limit_bytes, pids: None };
