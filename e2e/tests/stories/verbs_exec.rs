@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use hawser_e2e::kubectl::{Kubectl, finished};
 use hawser_e2e::recipes;
 use hawser_e2e::wait::{SOON, eventually};
-use hawser_e2e::world::{HubKind, Setting, World, mosquitto};
+use hawser_e2e::world::World;
 use serde_json::json;
 use tokio::process::Command;
 
@@ -42,19 +42,6 @@ async fn a_command_runs_in_a_container_and_its_end_is_kubectls_end() -> Result<(
     commands_run(&kubectl).await?;
     // Those from before Kubernetes 1.30 speak another protocol and do the same.
     commands_run(&kubectl.without_websockets()).await?;
-    world.end().await
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn commands_run_over_mosquitto_too() -> Result<()> {
-    if mosquitto().is_none() {
-        println!("NOT TESTED: mosquitto is not there");
-        return Ok(());
-    }
-    let world = Setting::of("exec-mosquitto").devices(1).hub(HubKind::OpenMosquitto).start().await?;
-    let Some(kubectl) = Kubectl::of(&world) else { return world.end().await };
-    waiting_pod(&world).await?;
-    commands_run(&kubectl).await?;
     world.end().await
 }
 

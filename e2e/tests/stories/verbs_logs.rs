@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use hawser_e2e::kubectl::Kubectl;
 use hawser_e2e::recipes;
 use hawser_e2e::wait::{SOON, eventually};
-use hawser_e2e::world::{HubKind, Port, Setting, World, mosquitto};
+use hawser_e2e::world::{Port, World};
 use hawser_lab::rope::Faults;
 use hawser_lab::table::pod_is_ready;
 use k8s_openapi::api::core::v1::Pod;
@@ -33,23 +33,6 @@ fn has_ended(pod: &Pod) -> bool {
 async fn logs_show_what_was_written_and_follow_what_is_written() -> Result<()> {
     let world = World::start("logs", 1).await?;
     let Some(kubectl) = Kubectl::of(&world) else { return world.end().await };
-    logs_are_shown_and_followed(&world, &kubectl).await?;
-    world.end().await
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn logs_come_over_mosquitto_too() -> Result<()> {
-    if mosquitto().is_none() {
-        println!("NOT TESTED: mosquitto is not there");
-        return Ok(());
-    }
-    let world = Setting::of("logs-mosquitto").devices(1).hub(HubKind::OpenMosquitto).start().await?;
-    let Some(kubectl) = Kubectl::of(&world) else { return world.end().await };
-    logs_are_shown_and_followed(&world, &kubectl).await?;
-    world.end().await
-}
-
-async fn logs_are_shown_and_followed(world: &World, kubectl: &Kubectl) -> Result<()> {
     let (more, enough) = (world.witness("more"), world.witness("enough"));
     let script = format!(
         "echo one; echo two; echo three; {}; echo four >&2; {}; echo five",
@@ -102,7 +85,7 @@ async fn logs_are_shown_and_followed(world: &World, kubectl: &Kubectl) -> Result
     kubectl.says(&["delete", "pod", "talks"]).await?;
     let (_, told) = kubectl.fails(&["logs", "talks"]).await?;
     assert!(told.contains("pods \"talks\" not found"), "{told}");
-    Ok(())
+    world.end().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
