@@ -237,6 +237,10 @@ pub struct NodeReport {
     pub images: Vec<ContainerImage>,
     /// Conditions other than `Ready`, which follows from [`Liveness`].
     pub conditions: Vec<ConditionReport>,
+    /// `declaredFeatures`: what newer API servers and schedulers ask a node of some pods for. Shown where the kubelet API is
+    /// served, to API servers that know of such features.
+    #[serde(default)]
+    pub declared_features: Vec<String>,
 }
 
 /// One node condition. Heartbeat and transition times are kept by the library.

@@ -110,6 +110,7 @@ fn report() -> NodeReport {
         addresses: vec![NodeAddress { type_: "InternalIP".into(), address: "192.0.2.1".into() }],
         images: Vec::new(),
         conditions: ["MemoryPressure", "DiskPressure", "PIDPressure", "Throttled"].map(condition).to_vec(),
+        declared_features: Vec::new(),
     }
 }
 

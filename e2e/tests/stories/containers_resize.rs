@@ -1,9 +1,11 @@
 //! Pods in containers that get other limits and requests while they run.
 
 use anyhow::Result;
+use hawser_e2e::engine::BOX;
+use hawser_e2e::kubectl::Kubectl;
 use hawser_e2e::recipes::{self, contained};
 use hawser_e2e::world::World;
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition};
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition, PodStatus};
 use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
@@ -114,5 +116,50 @@ async fn a_container_waits_for_limits_for_which_there_is_no_room() -> Result<()>
     world.pods().delete("neighbour", &DeleteParams::default().grace_period(1)).await?;
     let resized = world.pod_until(&pod, "resized", |pod| has(pod, &wanted)).await?;
     assert_eq!(main_of(&resized).restart_count, 0);
+    world.end().await
+}
+
+/// The limit of memory that a container of the pod finds for itself.
+async fn limit_inside(kubectl: &Kubectl, container: &str) -> Result<String> {
+    let places = "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null || :";
+    Ok(kubectl.says(&["exec", "shared", "-c", container, "--", "sh", "-c", places]).await?.trim().to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_as_a_whole_gets_other_limits_while_its_containers_run() -> Result<()> {
+    let Some(world) = World::start_with_containers("resized-whole", 1).await? else { return Ok(()) };
+    let Some(kubectl) = Kubectl::of(&world) else { return world.end().await };
+    // One container has limits of its own, the other one may use what the pod has.
+    let container = |name: &str| json!({ "name": name, "image": BOX, "command": ["sh", "-c", "exec sleep 1000"] });
+    let mut own = container("own");
+    own["resources"] = resources("50m", "24Mi");
+    let more = json!({ "resources": resources("100m", "64Mi"), "containers": [own, container("free")] });
+    let pod = world.create_pod(&recipes::pod_with("shared", world.device(0), "", more)).await?;
+    let before = world.pod_ready(&pod).await?.status.unwrap_or_default();
+    assert_eq!(json!(before.resources), resources("100m", "64Mi"));
+    assert_eq!(limit_inside(&kubectl, "free").await?, (64 << 20).to_string());
+
+    let larger = resources("200m", "96Mi");
+    let patch = json!({ "spec": { "resources": larger } }).to_string();
+    kubectl.says(&["patch", "pod", "shared", "--subresource", "resize", "--patch", &patch]).await?;
+    let resized = |pod: &Pod| {
+        let status = pod.status.clone().unwrap_or_default();
+        is_observed(pod)
+            && condition(pod, "PodResizePending").is_none()
+            && condition(pod, "PodResizeInProgress").is_none()
+            && json!(status.resources) == larger
+            && json!(status.allocated_resources) == larger["requests"]
+    };
+    let after = world.pod_until(&pod, "resized", resized).await?.status.unwrap_or_default();
+    assert_eq!(limit_inside(&kubectl, "free").await?, (96 << 20).to_string());
+    assert_eq!(limit_inside(&kubectl, "own").await?, (24 << 20).to_string());
+    let lives = |status: &PodStatus| {
+        let containers = status.container_statuses.iter().flatten();
+        containers.map(|container| (container.container_id.clone(), container.restart_count)).collect::<Vec<_>>()
+    };
+    assert_eq!(lives(&after), lives(&before), "nothing was started again");
+    for reason in ["ResizeStarted", "ResizeCompleted"] {
+        world.event("shared", reason).await?;
+    }
     world.end().await
 }

@@ -150,8 +150,17 @@ pub fn node_report(facts: &NodeFacts) -> NodeReport {
         addresses: ips.chain(hostname.map(|name| address("Hostname", name))).collect(),
         images: facts.images.iter().take(MAX_IMAGES).map(image).collect(),
         conditions: conditions(facts),
+        declared_features: FEATURES.map(str::to_owned).to_vec(),
     }
 }
+
+/// What every device can, if its agent is not too old: an API server lets nobody ask for it from a node that does not say so,
+/// and a scheduler sends no pods that need it.
+const FEATURES: [&str; 3] = [
+    "InPlacePodLevelResourcesVerticalScaling",
+    "InPlacePodVerticalScalingInitContainers",
+    "RestartAllContainersOnContainerExits",
+];
 
 /// An Event. `pod` is the pod if it is about one that is known, with its containers that are not those that it is for; `seq` is
 /// the number with which the device said it.

@@ -49,8 +49,8 @@ pub(crate) use serve::{Found, Lookup, Parts};
 
 /// The feature by which an API server knows that it may speak WebSocket to a kubelet.
 pub(crate) const WEBSOCKETS: &str = "ExtendWebSocketsToKubelet";
-/// The first minor version of Kubernetes 1 that knows [`WEBSOCKETS`]; older ones drop the field on every write.
-const WEBSOCKETS_SINCE: u32 = 36;
+/// The first minor version of Kubernetes 1 in which nodes declare features; older ones drop the field on every write.
+const FEATURES_SINCE: u32 = 36;
 
 /// How the kubelet API is served.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -128,7 +128,7 @@ pub struct Kubelet {
     listener: tokio::net::TcpListener,
     pub(crate) local: SocketAddr,
     tls: tls::Tls,
-    pub(crate) websockets: bool,
+    pub(crate) declares: bool,
 }
 
 impl Kubelet {
@@ -142,8 +142,8 @@ impl Kubelet {
         let listener = tokio::net::TcpListener::bind(config.listen).await.map_err(failed)?;
         let local = listener.local_addr().map_err(failed)?;
         let version = crate::api::call(client.apiserver_version()).await;
-        let websockets = version.is_ok_and(|version| knows_websockets(&version.major, &version.minor));
-        Ok(Self { config, listener, local, tls, websockets })
+        let declares = version.is_ok_and(|version| knows_features(&version.major, &version.minor));
+        Ok(Self { config, listener, local, tls, declares })
     }
 
     /// Where it listens.
@@ -152,10 +152,10 @@ impl Kubelet {
     }
 }
 
-fn knows_websockets(major: &str, minor: &str) -> bool {
+fn knows_features(major: &str, minor: &str) -> bool {
     // Some providers put a `+` behind it.
     let minor: String = minor.chars().take_while(char::is_ascii_digit).collect();
-    major == "1" && minor.parse::<u32>().is_ok_and(|minor| minor >= WEBSOCKETS_SINCE)
+    major == "1" && minor.parse::<u32>().is_ok_and(|minor| minor >= FEATURES_SINCE)
 }
 
 #[cfg(test)]
@@ -163,11 +163,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_servers_that_know_the_feature_are_told() {
+    fn only_servers_that_know_features_are_told() {
         for (major, minor, knows) in
             [("1", "36", true), ("1", "37+", true), ("1", "35", false), ("1", "", false), ("2", "40", false)]
         {
-            assert_eq!(knows_websockets(major, minor), knows, "{major}.{minor}");
+            assert_eq!(knows_features(major, minor), knows, "{major}.{minor}");
         }
     }
 }

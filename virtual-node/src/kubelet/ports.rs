@@ -19,8 +19,8 @@ pub(crate) struct Endpoint {
     /// API servers dial the first address of the types that they prefer: this must be the only one that they find.
     pub(crate) address: IpAddr,
     pub(crate) port: u16,
-    /// Whether the API server is told that it may speak WebSocket to us.
-    pub(crate) websockets: bool,
+    /// Whether the API server knows of features that nodes declare, such as that it may speak WebSocket to us.
+    pub(crate) declares: bool,
 }
 
 /// See the [module documentation](self).
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     fn ports(range: Option<RangeInclusive<u16>>) -> Ports {
-        let shared = Endpoint { address: [10, 0, 0, 1].into(), port: 10250, websockets: true };
+        let shared = Endpoint { address: [10, 0, 0, 1].into(), port: 10250, declares: true };
         Ports::new(shared, range)
     }
 

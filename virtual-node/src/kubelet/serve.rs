@@ -87,7 +87,7 @@ impl Lookup {
 
 impl Kubelet {
     pub(crate) fn ports(&self) -> Ports {
-        let shared = Endpoint { address: self.config.advertise, port: self.local.port(), websockets: self.websockets };
+        let shared = Endpoint { address: self.config.advertise, port: self.local.port(), declares: self.declares };
         Ports::new(shared, self.config.node_ports.clone())
     }
 

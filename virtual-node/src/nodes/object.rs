@@ -145,12 +145,15 @@ pub(crate) fn status_patch(
         let kubelet_endpoint = Some(DaemonEndpoint { port: i32::from(endpoint.port) });
         new.daemon_endpoints = Some(NodeDaemonEndpoints { kubelet_endpoint });
         new.addresses = Some(reachable(endpoint.address, new.addresses.unwrap_or_default()));
-        if endpoint.websockets {
-            let features = new.declared_features.get_or_insert_default();
-            if !features.iter().any(|feature| feature == WEBSOCKETS) {
-                features.push(WEBSOCKETS.to_owned());
-                features.sort();
-            }
+        if endpoint.declares {
+            let mut features = match report {
+                Some(report) => report.declared_features.clone(),
+                None => new.declared_features.unwrap_or_default(),
+            };
+            features.push(WEBSOCKETS.to_owned());
+            features.sort();
+            features.dedup();
+            new.declared_features = Some(features);
         }
     }
     let existing = old.conditions.as_deref().unwrap_or_default();
@@ -382,7 +385,7 @@ mod tests {
             capacity: [("cpu".to_owned(), serde_json::from_value(json!("4")).unwrap())].into(),
             ..NodeReport::default()
         };
-        let endpoint = Endpoint { address: [10, 0, 0, 1].into(), port: 10250, websockets: false };
+        let endpoint = Endpoint { address: [10, 0, 0, 1].into(), port: 10250, declares: false };
         let patch = status_patch(&node, Some(&report), Some(&Liveness::Online), Some(endpoint), false, now).unwrap();
         assert_eq!(patch["status"]["capacity"], json!({"cpu": "4", "gone": null}));
         assert_eq!(patch["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"], 10250);
@@ -400,8 +403,9 @@ mod tests {
             address("InternalDNS", "gw-1.lan"),
             address("ExternalIP", "203.0.113.9"),
         ];
-        let report = NodeReport { addresses, ..NodeReport::default() };
-        let endpoint = Endpoint { address: [10, 0, 0, 1].into(), port: 20001, websockets: true };
+        let declared_features = vec!["InPlace".to_owned()];
+        let report = NodeReport { addresses, declared_features, ..NodeReport::default() };
+        let endpoint = Endpoint { address: [10, 0, 0, 1].into(), port: 20001, declares: true };
         let patch = status_patch(&node, Some(&report), None, Some(endpoint), false, now).unwrap();
         let expected = json!([
             {"type": "InternalIP", "address": "10.0.0.1"},
@@ -409,7 +413,7 @@ mod tests {
             {"type": "ExternalIP", "address": "203.0.113.9"},
         ]);
         assert_eq!(patch["status"]["addresses"], expected);
-        assert_eq!(patch["status"]["declaredFeatures"], json!(["ExtendWebSocketsToKubelet"]));
+        assert_eq!(patch["status"]["declaredFeatures"], json!(["ExtendWebSocketsToKubelet", "InPlace"]));
         node.status = Some(serde_json::from_value(patch["status"].clone()).unwrap());
         assert_eq!(kubelet_port(&node), Some(20001));
         assert_eq!(status_patch(&node, Some(&report), None, Some(endpoint), false, now), None, "it stays");

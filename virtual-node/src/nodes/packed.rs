@@ -71,6 +71,7 @@ mod tests {
             conditions: [Some(true), Some(false), None]
                 .map(|status| ConditionReport { kind: text("C"), status, reason: text("R"), message: text("m") })
                 .to_vec(),
+            declared_features: vec![text("F")],
         };
         for report in [report, NodeReport::default()] {
             assert_eq!(Packed::new(&report).get(), report);

@@ -55,7 +55,7 @@ pub(super) fn in_the_words_of(wanted: &ResourceRequirements, given: &ResourceReq
             let amount = given.as_ref().and_then(|given| given.get(name));
             match (amount, list.get(name)) {
                 (None, _) => drop(list.remove(name)),
-                (Some(amount), Some(wanted)) if value(&amount.0) == value(&wanted.0) => {}
+                (Some(amount), Some(wanted)) if is_given(name, wanted, amount) => {}
                 (Some(amount), _) => drop(list.insert(name.to_owned(), amount.clone())),
             }
         }
@@ -77,6 +77,14 @@ pub(super) fn in_the_words_of(wanted: &ResourceRequirements, given: &ResourceReq
         limits: list(&wanted.limits, &given.limits),
         claims: wanted.claims.clone(),
     }
+}
+
+/// Whether that is what was wanted: a device knows thousandths of a processor and bytes, and gives no less.
+fn is_given(name: &str, wanted: &Quantity, given: &Quantity) -> bool {
+    let parts = if name == "cpu" { 1_000.0 } else { 1.0 };
+    // What is wanted may be a fraction that has no exact form.
+    let whole = |amount: &Quantity| value(&amount.0).map(|amount| (amount * parts - 1e-6).ceil());
+    whole(wanted) == whole(given)
 }
 
 /// Completes the conditions of a status of which everything else is known.

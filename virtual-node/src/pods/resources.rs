@@ -26,7 +26,10 @@ pub(super) fn tell(spec: &PodSpec, old: &PodStatus, resizing: &Resizing, status:
     let more = overhead.into_iter().filter(|(name, _)| limits.contains_key(name)).collect();
     add(&mut limits, &more);
     let given = ResourceRequirements { requests: some(requests.clone()), limits: some(limits), claims: None };
-    status.resources = Some(given).filter(|given| *given != ResourceRequirements::default());
+    let given = Some(given).filter(|given| *given != ResourceRequirements::default());
+    // What is still being applied does not hold yet.
+    let under_way = matches!(resizing, Resizing::Told(resized) if resized.in_progress.is_some());
+    status.resources = old.resources.clone().filter(|_| under_way).or(given);
     status.allocated_resources = some(requests);
     let init = spec.init_containers.as_deref().unwrap_or_default();
     for (containers, told) in
@@ -42,6 +45,8 @@ pub(super) fn tell(spec: &PodSpec, old: &PodStatus, resizing: &Resizing, status:
         let mut all = spec.ephemeral_containers.iter().flatten();
         if let Some(container) = all.find(|container| container.name == told.name) {
             told.volume_mounts = mounts(container.volume_mounts.as_deref());
+            // It may ask for nothing.
+            told.resources = told.container_id.as_ref().map(|_| ResourceRequirements::default());
         }
     }
 }
@@ -202,6 +207,16 @@ mod tests {
             assert_eq!(container["volumeMounts"], mounted);
             assert_eq!((&container["resources"], &container["allocatedResources"]), (&given, &allocated));
             assert_eq!((&all["resources"], &all["allocatedResources"]), (&resources, &json!({"cpu": "50m"})));
+        }
+    }
+
+    #[test]
+    fn a_container_that_was_added_was_given_nothing_in_particular() {
+        let spec = json!({"containers": [], "ephemeralContainers": [{"name": "look", "image": "i"}]});
+        for (id, given) in [(json!(null), json!(null)), (json!("c://1"), json!({}))] {
+            let status = json!({"phase": "Running", "ephemeralContainerStatuses": [{"name": "look", "image": "i",
+                "imageID": "", "ready": false, "restartCount": 0, "containerID": id}]});
+            assert_eq!(told(spec.clone(), status)["ephemeralContainerStatuses"][0]["resources"], given);
         }
     }
 

@@ -252,6 +252,7 @@ impl Lifecycle {
         container.revive = false;
         container.health = Some(Health::first(described.and_then(|(c, _)| c.care.as_ref())));
         container.given = described.map(|(c, _)| c.resources.into());
+        container.within = self.record.allotment.as_ref().map(|held| held.whole().unwrap_or_default());
         container.adopted = false;
         container.probers = Default::default();
         container.activity = Activity::Starting;

@@ -53,6 +53,17 @@ impl Amounts {
         }
     }
 
+    /// With the limits of the pod as a whole where there are none. To limit to nothing is not to limit.
+    pub(super) fn with_limits_of(self, whole: Self) -> Self {
+        let limit =
+            |own: Option<u64>, whole: Option<u64>| own.filter(|limit| *limit > 0).or(whole.filter(|limit| *limit > 0));
+        Self {
+            cpu_limit: limit(self.cpu_limit, whole.cpu_limit),
+            memory_limit: limit(self.memory_limit, whole.memory_limit),
+            ..self
+        }
+    }
+
     /// Whether a container that has these has to be started again to get others.
     pub(super) fn takes_a_restart(self, others: Self, policy: RestartToResize) -> bool {
         let cpu = (self.cpu_request, self.cpu_limit) != (others.cpu_request, others.cpu_limit);
@@ -61,15 +72,11 @@ impl Amounts {
     }
 }
 
-/// Init containers that run to their end are done before anybody could resize them.
-fn resizable(pod: &EdgeDeployment) -> impl Iterator<Item = &Container> {
-    pod.init_containers.iter().filter(|container| container.sidecar).chain(&pod.containers)
-}
-
 impl Allotment {
     /// What a description says.
     pub(super) fn of(pod: &EdgeDeployment) -> Self {
-        let containers = resizable(pod).map(|container| (container.name.clone(), container.resources.into())).collect();
+        let all = pod.init_containers.iter().chain(&pod.containers);
+        let containers = all.map(|container| (container.name.clone(), container.resources.into())).collect();
         let whole = pod.engine.iter().flat_map(|engine| &engine.asks).find_map(|ask| match ask {
             Ask::Resources(resources) => Some((*resources).into()),
             _ => None,
@@ -88,8 +95,7 @@ impl Allotment {
     /// A description that says this instead of what it says.
     pub(super) fn within(&self, pod: &EdgeDeployment) -> EdgeDeployment {
         let mut pod = pod.clone();
-        let sidecars = pod.init_containers.iter_mut().filter(|container| container.sidecar);
-        for container in sidecars.chain(&mut pod.containers) {
+        for container in pod.init_containers.iter_mut().chain(&mut pod.containers) {
             if let Some(amounts) = self.of_container(&container.name) {
                 container.resources = amounts.instead_of(container.resources);
             }

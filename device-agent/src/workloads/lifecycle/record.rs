@@ -144,6 +144,9 @@ pub(super) struct Container {
     /// What the newest attempt was given; `None`: nobody remembers.
     #[serde(default)]
     pub(super) given: Option<Amounts>,
+    /// What its pod had as a whole then, whose limits are its own where it has none; `None`: nobody remembers.
+    #[serde(default)]
+    pub(super) within: Option<Amounts>,
     /// What it is doing; found out again after a restart of the agent.
     #[serde(skip)]
     pub(super) activity: Activity,
@@ -269,6 +272,7 @@ impl Container {
             rules: Vec::new(),
             not_enforced: Vec::new(),
             given: None,
+            within: None,
             activity: Activity::Idle,
             create_delay: 0,
             starting_hook: false,

@@ -6,7 +6,7 @@
 use hawser_wire::deployment::Resources;
 use hawser_wire::report::{Given, Resize, ResizeInProgress, ResizePending};
 
-use super::allotment::{Allotment, summary};
+use super::allotment::{Allotment, Amounts, summary};
 use super::record::{Pending, Resizing};
 use super::*;
 use crate::runtime::{NewSize, Resized};
@@ -38,7 +38,7 @@ pub struct NoRoom {
 }
 
 /// Which of a container's limits and requests are kept and shown as given.
-fn of_container(record: &Record, name: &str) -> Option<super::allotment::Amounts> {
+fn of_container(record: &Record, name: &str) -> Option<Amounts> {
     record.allotment.as_ref()?.of_container(name)
 }
 
@@ -140,12 +140,17 @@ impl Lifecycle {
         }
         let kill_at = now + u64::from(self.record.grace_seconds) * 1_000;
         let (mut ending, mut starting, mut others) = (false, false, Vec::new());
+        let whole = self.record.allotment.as_ref().and_then(Allotment::whole).unwrap_or_default();
         for at in 0..self.record.containers.len() {
             let container = &self.record.containers[at];
             let Some(wanted) = of_container(&self.record, &container.name) else { continue };
+            // A container without a limit has that of its pod.
+            let within = container.within.unwrap_or(whole);
+            let given = container.given.map(|given| given.with_limits_of(within));
+            let wanted = wanted.with_limits_of(whole);
             // Who asks for nothing has it, whoever remembers.
-            let has = container.given.unwrap_or_default() == wanted;
-            if has || !matches!(container.role, Role::Main | Role::Sidecar) {
+            let has = given.unwrap_or_else(|| Amounts::default().with_limits_of(within)) == wanted;
+            if has || !matches!(container.role, Role::Init | Role::Main | Role::Sidecar) {
                 continue;
             }
             let Some(attempt) = container.attempt else { continue };
@@ -155,9 +160,7 @@ impl Lifecycle {
                 Activity::Stopping { .. } => ending |= container.afresh,
                 // Nothing is ended for what was forgotten.
                 Activity::Running
-                    if container
-                        .given
-                        .is_some_and(|given| given.takes_a_restart(wanted, policy.unwrap_or_default())) =>
+                    if given.is_some_and(|given| given.takes_a_restart(wanted, policy.unwrap_or_default())) =>
                 {
                     ending = true;
                     let message = format!("Container {} resize requires restart", container.name);
@@ -165,7 +168,7 @@ impl Lifecycle {
                     self.stop(now, at, kill_at, &message, out);
                 }
                 Activity::Running => {
-                    let given = container.given.map(Resources::from);
+                    let given = given.map(Resources::from);
                     others.push((out.id(&container.name, attempt), given));
                 }
                 _ => {}
@@ -201,6 +204,7 @@ impl Lifecycle {
         for id in &done {
             if let Some(container) = self.current(id) {
                 container.given = given.of_container(&id.name);
+                container.within = Some(given.whole().unwrap_or_default());
             }
         }
         let Some(error) = problem else {
@@ -216,6 +220,7 @@ impl Lifecycle {
             for (id, _) in &of.containers {
                 if let Some(container) = self.current(id) {
                     container.given.get_or_insert(given.of_container(&id.name).unwrap_or_default());
+                    container.within.get_or_insert(given.whole().unwrap_or_default());
                 }
             }
             self.record.outgrown = false;

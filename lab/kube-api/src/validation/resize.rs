@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::defaults::pods::qos;
-use crate::object::{at, list, text};
+use crate::object::{at, list};
 use crate::refusal::FieldError;
 
 const GOVERNED: [&str; 2] = ["cpu", "memory"];
@@ -19,11 +19,6 @@ pub(super) fn in_place(old: &Value, new: &Value) -> Vec<FieldError> {
         let (before, after) = (list(old, &["spec", containers]), list(new, &["spec", containers]));
         for (index, (before, after)) in before.iter().zip(after).enumerate() {
             let path = format!("spec.{containers}[{index}].resources");
-            let sidecar = text(before, &["restartPolicy"]) == "Always";
-            if containers == "initContainers" && !sidecar && before.get("resources") != after.get("resources") {
-                let why = "resources for non-sidecar init containers are immutable";
-                errors.push(FieldError::forbidden("spec", why));
-            }
             for kind in ["requests", "limits"] {
                 let (had, has) = (amounts(before, kind), amounts(after, kind));
                 if had.iter().any(|(name, _)| !has.iter().any(|(other, _)| other == name)) {
@@ -54,29 +49,24 @@ mod tests {
 
     #[test]
     fn processors_and_memory_may_change_and_nothing_else() {
-        let pod = |resources: Value, sidecar: bool| {
-            let policy = if sidecar { "Always" } else { "" };
+        let pod = |resources: Value| {
             json!({"spec": {"containers": [{"name": "c", "resources": resources}],
-                "initContainers": [{"name": "i", "restartPolicy": policy, "resources": resources}]}})
+                "initContainers": [{"name": "i", "resources": resources}]}})
         };
         let small = json!({"limits": {"cpu": "1", "ephemeral-storage": "1Gi"}, "requests": {"cpu": "500m"}});
-        let told = |new: Value, sidecar: bool| {
-            in_place(&pod(small.clone(), sidecar), &pod(new, sidecar))
-                .iter()
-                .map(|error| error.body.clone())
-                .collect::<Vec<_>>()
+        let told = |new: Value| {
+            in_place(&pod(small.clone()), &pod(new)).iter().map(|error| error.body.clone()).collect::<Vec<_>>()
         };
         let requests = json!({"cpu": "600m"});
         let larger = json!({"limits": {"cpu": "2", "memory": "1Gi", "ephemeral-storage": "1Gi"}, "requests": requests});
-        assert_eq!(told(larger.clone(), true), [""; 0]);
-        assert_eq!(told(larger, false).len(), 1);
-        let other = told(json!({"limits": {"cpu": "1", "ephemeral-storage": "2Gi"}, "requests": requests}), true);
+        assert_eq!(told(larger), [""; 0]);
+        let other = told(json!({"limits": {"cpu": "1", "ephemeral-storage": "2Gi"}, "requests": requests}));
         assert!(other.iter().all(|words| words.contains("only cpu and memory resources are mutable")), "{other:?}");
-        let fewer = told(json!({"limits": {"ephemeral-storage": "1Gi"}, "requests": requests}), true);
+        let fewer = told(json!({"limits": {"ephemeral-storage": "1Gi"}, "requests": requests}));
         assert!(fewer.iter().all(|words| words.contains("resource limits cannot be removed")), "{fewer:?}");
         assert_eq!((other.len(), fewer.len()), (2, 2));
         let promised = json!({"limits": {"cpu": "1", "memory": "1Gi", "ephemeral-storage": "1Gi"},
             "requests": {"cpu": "1", "memory": "1Gi"}});
-        assert!(told(promised, true)[0].contains("Pod QOS Class may not change as a result of resizing"));
+        assert!(told(promised)[0].contains("Pod QOS Class may not change as a result of resizing"));
     }
 }

@@ -147,3 +147,26 @@ fn the_same_again_is_not_written_again() {
     let written = pod(&large, shown(&pod(&large, json!({})), &deferred, 5));
     assert_eq!(patch(&written, &reported(&written, &deferred, Some(2), at(50))), None);
 }
+
+#[test]
+fn what_is_being_applied_to_a_pod_as_a_whole_does_not_hold_yet() {
+    let (small, large) = (resources("100m", "64Mi"), resources("200m", "128Mi"));
+    let pod = pod(&large, json!({"resources": small}));
+    for (in_progress, holds) in [(true, &small), (false, &large)] {
+        let mut told = told(&large, &large);
+        told.in_progress = in_progress.then(ResizeCondition::default);
+        let status = shown(&pod, &report(Resizing::Told(Box::new(told)), ActsOn::Generation(2)), 5);
+        assert_eq!((&status["resources"], &status["allocatedResources"]), (&json!(holds), &json!(large.requests)));
+    }
+}
+
+#[test]
+fn an_amount_that_a_device_rounds_up_is_written_as_it_is_wanted() {
+    for (wanted, given, written) in [
+        (resources("100m", "10m"), resources("100m", "1"), resources("100m", "10m")),
+        (resources("100u", "64Mi"), resources("1m", "64Mi"), resources("100u", "64Mi")),
+        (resources("0.1", "1.5"), resources("100m", "3"), resources("0.1", "3")),
+    ] {
+        assert_eq!(in_the_words_of(&wanted, &given), written);
+    }
+}

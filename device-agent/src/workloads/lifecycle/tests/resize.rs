@@ -1,6 +1,6 @@
 //! Other limits and requests for a pod that runs.
 
-use hawser_wire::deployment::{Resources, RestartToResize};
+use hawser_wire::deployment::{Ask, Engine, Resources, RestartToResize};
 use hawser_wire::report::{ContainerReport, Given, Resize, ResizeInProgress, ResizePending};
 
 use super::*;
@@ -80,6 +80,50 @@ fn a_container_whose_policy_says_so_is_started_again_and_no_other() {
     assert_eq!(sim.take_log(), ["resize []", "start web-1"]);
     assert_eq!((web(&sim).given, resize(&sim)), (given(resources(200, 128), None), Resize::default()));
     assert_eq!(web(&sim).restart_count, 1);
+}
+
+#[test]
+fn a_container_without_a_limit_has_that_of_its_pod_as_it_changes() {
+    // Of the two, `web` has limits of its own.
+    let whole = |generation, cpu, memory| EdgeDeployment {
+        engine: Some(Engine { asks: vec![Ask::Resources(resources(cpu, memory))], ..Engine::default() }),
+        ..asking(generation, 50, 32)
+    };
+    let mut sim = Sim::new(&whole(1, 100, 64));
+    sim.take_log();
+    sim.run(&whole(2, 200, 64));
+    assert_eq!(sim.take_log(), ["resize [other-0]"]);
+    assert_eq!((web(&sim).given, resize(&sim).in_progress), (given(resources(50, 32), None), None));
+    assert_eq!(sim.report().containers[1].given, given(Resources::default(), None), "it was given none of its own");
+    // The next agent knows what it has.
+    let mut sim = sim.restarted("boot-1", vec![still_running("web", 0), still_running("other", 0)]);
+    sim.run(&whole(2, 200, 64));
+    assert_eq!(sim.take_log(), ["prepare"]);
+
+    let mut last = whole(3, 200, 128);
+    last.containers[1].restart_to_resize = Some(RestartToResize { cpu: false, memory: true });
+    sim.run(&last);
+    assert_eq!(sim.take_log(), ["term other-0"], "its policy counts for that too");
+    sim.end("other", 0);
+    assert_eq!(sim.take_log(), ["resize []", "start other-1"]);
+}
+
+#[test]
+fn a_container_that_runs_before_the_others_gets_more_while_it_does() {
+    let with = |generation, cpu| {
+        let first = Described { resources: resources(cpu, 64), ..container("first") };
+        EdgeDeployment { generation, ..pod(RestartPolicy::Never, vec![first], vec![container("main")]) }
+    };
+    let mut sim = Sim::new(&with(None, 100));
+    sim.take_log();
+    sim.run(&with(Some(2), 200));
+    assert_eq!(sim.take_log(), ["resize [first-0]"]);
+    assert_eq!(sim.report().init_containers[0].given, given(resources(200, 64), None));
+    sim.end("first", 0);
+    sim.take_log();
+    sim.run(&with(Some(3), 300));
+    assert_eq!(sim.take_log(), ["resize []"], "it has ended");
+    assert_eq!(resize(&sim), Resize::default());
 }
 
 #[test]
