@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
-use kube::api::{DeleteParams, PostParams};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 
@@ -19,8 +19,17 @@ pub struct Shape {
     /// What is not said by [`pod`](Self::pod).
     spec: Value,
     settled: fn(&PodStatus) -> bool,
-    /// It is deleted once it runs; what is compared comes after.
-    deleted: bool,
+    /// What is done to it once it runs; what is compared comes after.
+    then: Then,
+}
+
+/// What is done to a pod that runs.
+enum Then {
+    Nothing,
+    /// It is deleted.
+    Delete,
+    /// This container is added, as `kubectl debug` does.
+    Add(Value),
 }
 
 /// A container of the box that runs this.
@@ -48,6 +57,11 @@ fn each(status: &PodStatus, holds: impl Fn(&ContainerStatus) -> bool) -> bool {
     all(status).next().is_some() && all(status).all(holds)
 }
 
+/// Whether this is so of the container that was added.
+fn added(status: &PodStatus, holds: impl Fn(&ContainerStatus) -> bool) -> bool {
+    status.ephemeral_container_statuses.iter().flatten().any(holds)
+}
+
 fn phase_is(status: &PodStatus, phase: &str) -> bool {
     status.phase.as_deref() == Some(phase)
 }
@@ -72,7 +86,7 @@ fn condition(status: &PodStatus, kind: &str, value: &str) -> bool {
 pub fn shapes() -> Vec<Shape> {
     let ready: fn(&PodStatus) -> bool = |status| condition(status, "Ready", "True");
     let never = "Never";
-    let shape = |name, spec, settled| Shape { name, spec, settled, deleted: false };
+    let shape = |name, spec, settled| Shape { name, spec, settled, then: Then::Nothing };
     let probe = |script: &str| json!({ "exec": { "command": ["sh", "-c", script] }, "periodSeconds": 1, "failureThreshold": 1 });
     // Started is who has come so far that it hears TERM.
     let leaving = |name: &str, trap: &str| {
@@ -184,9 +198,22 @@ pub fn shapes() -> Vec<Shape> {
             settled: |status| {
                 status.observed_generation == Some(2) || all(status).any(|polite| is(polite, "Completed"))
             },
-            deleted: true,
+            then: Then::Delete,
         },
+        looked_at("added-running", container("look", FOREVER), |status| added(status, runs)),
+        looked_at("added-ended", container("look", "echo seen >/dev/termination-log; exit 3"), |status| {
+            added(status, |look| is(look, "Error"))
+        }),
+        // Nobody listens there.
+        looked_at("added-without-image", json!({ "name": "look", "image": "127.0.0.1:1/nothing:1" }), |status| {
+            added(status, |look| is(look, "ImagePullBackOff"))
+        }),
     ]
+}
+
+/// A pod that runs, to which this container is added.
+fn looked_at(name: &'static str, look: Value, settled: fn(&PodStatus) -> bool) -> Shape {
+    Shape { name, spec: json!({ "containers": [container("main", FOREVER)] }), settled, then: Then::Add(look) }
 }
 
 impl Shape {
@@ -208,9 +235,16 @@ impl Shape {
     /// Runs the pod on a node, and returns what is left of its status once it has settled. The pod goes afterwards.
     pub async fn observe(&self, pods: &Api<Pod>, node: &str) -> Result<Value> {
         let made = pods.create(&PostParams::default(), &self.pod(node)).await?;
-        if self.deleted {
+        if !matches!(self.then, Then::Nothing) {
             self.until(pods, |status| condition(status, "Ready", "True")).await?;
-            pods.delete(self.name, &DeleteParams::default()).await?;
+        }
+        match &self.then {
+            Then::Nothing => {}
+            Then::Delete => drop(pods.delete(self.name, &DeleteParams::default()).await?),
+            Then::Add(container) => {
+                let patch = Patch::Strategic(json!({ "spec": { "ephemeralContainers": [container] } }));
+                pods.patch_subresource("ephemeralcontainers", self.name, &PatchParams::default(), &patch).await?;
+            }
         }
         let pod = self.until(pods, self.settled).await;
         let gone = pods.delete(self.name, &DeleteParams::default().grace_period(0)).await;
