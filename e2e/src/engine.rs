@@ -129,6 +129,15 @@ impl Engine {
         self.folder.path().join("engine.sock")
     }
 
+    /// Whether it is of this version or a later one.
+    pub fn is_since(&self, since: (u32, u32)) -> Result<bool> {
+        let told = run(Command::new(&self.programs.containerd).arg("--version"))?;
+        let version = told.split_whitespace().nth(2).unwrap_or_default().trim_start_matches('v');
+        let mut numbers = version.split('.').map_while(|number| number.parse().ok());
+        let found = numbers.next().zip(numbers.next());
+        Ok(found.with_context(|| format!("containerd says no version: {told}"))? >= since)
+    }
+
     /// Images of this registry come from that one, e.g. `http://127.0.0.1:5000`, and from nowhere else.
     pub fn mirror(&self, registry: &str, from: &str) -> Result<()> {
         let folder = self.folder.path().join("registries").join(registry);

@@ -6,9 +6,11 @@
 mod containers;
 mod containers_clock;
 mod containers_disk;
+mod containers_image_volumes;
 mod containers_images;
 mod containers_resize;
 mod containers_storage;
+mod containers_variables;
 mod debug;
 mod describe;
 mod faults;
