@@ -48,7 +48,7 @@ stories on="lab" *args:
 fuzz *args:
     fuzz/run {{ args }}
 
-# Kubernetes' specs for nodes, on a device or (`--node kubelet`) on a kubelet; writes docs/conformance.md; needs root
+# Kubernetes' specs for nodes, on a device or (`--node kubelet`) on a kubelet; writes docs/conformance*.md; needs root
 conformance *args:
     e2e/conformance/run {{ args }}
 

@@ -1,4 +1,4 @@
-//! docs/conformance.md: both columns, and a reason for every spec that does not pass.
+//! A document in docs: both columns, and a reason for every spec that does not pass.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -35,8 +35,8 @@ impl Column {
 }
 
 /// The document.
-pub(crate) fn write(columns: &[Column; 2], reasons: &Reasons<'_>) -> String {
-    let mut out = String::from(INTRODUCTION);
+pub(crate) fn write(introduction: &str, columns: &[Column; 2], reasons: &Reasons<'_>) -> String {
+    let mut out = String::from(introduction);
     let _ = writeln!(out, "\n| | passed | failed | skipped |\n|---|---|---|---|");
     for column in columns {
         let _ = match &column.results {
@@ -70,16 +70,6 @@ fn cell(name: &str) -> String {
     name.replace('|', "\\|").replace('<', "&lt;")
 }
 
-const INTRODUCTION: &str = "# Node conformance
-
-Kubernetes' own end-to-end tests mark with `[NodeConformance]` what every node must do. `just conformance` builds those specs
-from the release that e2e/cluster/go.mod names, and runs them on a device with the runtime `cri`, through hub and bridge, on
-a real control plane and a containerd of its own; `just conformance --node kubelet` runs the same on a kubelet of the same release,
-machine and containerd. Each run writes this file anew; the reasons come from e2e/conformance/reasons.txt, and the columns
-are kept in e2e/conformance/device.txt and e2e/conformance/kubelet.txt. `just conformance --focus 'should be submitted'`
-runs single specs and writes nothing, unless `--keep` is said too.
-";
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,7 +80,7 @@ mod tests {
         let device = results("passed\ta\nfailed\tb <x>|y\nfailed\tc\n");
         let kubelet = results("passed\ta\npassed\tb <x>|y\npassed\tc\n");
         let columns = [Column { title: "device", results: device }, Column { title: "kubelet", results: kubelet }];
-        let document = write(&columns, &Reasons::parse("# b = nothing\nb <x> = cannot y yet\n"));
+        let document = write("# Title\n", &columns, &Reasons::parse("# b = nothing\nb <x> = cannot y yet\n"));
         assert!(document.contains("| device | 1 | 2 | 0 |\n| kubelet | 3 | 0 | 0 |\n"), "{document}");
         assert!(document.contains("| b &lt;x>\\|y | failed | passed | cannot y yet |\n"), "{document}");
         assert!(document.contains("| c | failed | passed | **no reason is known** |\n"), "{document}");
@@ -103,7 +93,7 @@ mod tests {
     #[test]
     fn a_column_may_not_be_measured_yet() {
         let device = Column { title: "device", results: Some(Results::from_lines("passed\ta\n").unwrap()) };
-        let document = write(&[device, Column { title: "kubelet", results: None }], &Reasons::parse(""));
+        let document = write("", &[device, Column { title: "kubelet", results: None }], &Reasons::parse(""));
         assert!(document.contains("| kubelet | not measured | | |\n"), "{document}");
         assert!(document.contains("| a | passed | – |\n"), "{document}");
     }

@@ -1,10 +1,11 @@
-//! Kubernetes' specs for nodes on a device, or on a kubelet, and docs/conformance.md from what they say.
+//! Kubernetes' specs for nodes on a device, or on a kubelet, and the documents in docs from what they say.
 //!
 //! `e2e/conformance/run` starts the control plane and then this.
 
 mod document;
 mod images;
 mod report;
+mod specs;
 mod statuses;
 mod suite;
 
@@ -19,16 +20,16 @@ use hawser_e2e::kubelet::Kubelet;
 use hawser_e2e::registry::Registry;
 use hawser_e2e::world::Setting;
 use report::{Outcome, Results, Run};
+use specs::Specs;
 use suite::Choice;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Where the outcomes are kept, in e2e/conformance.
-const DEVICE: &str = "device.txt";
-const KUBELET: &str = "kubelet.txt";
-
-/// Runs Kubernetes' specs labelled NodeConformance.
+/// Runs Kubernetes' specs for nodes.
 #[derive(Debug, Parser)]
 struct Arguments {
+    /// Which specs
+    #[arg(long, value_enum, default_value = "node")]
+    specs: Specs,
     /// On what
     #[arg(long, value_enum, default_value = "device")]
     node: Node,
@@ -39,7 +40,7 @@ struct Arguments {
     #[arg(long, requires = "focus")]
     keep: bool,
     /// Record the statuses of pods on a kubelet for e2e/statuses, instead of running specs
-    #[arg(long, conflicts_with_all = ["node", "focus"])]
+    #[arg(long, conflicts_with_all = ["specs", "node", "focus"])]
     record: bool,
     /// How many specs at once
     #[arg(long, default_value_t = 8, value_name = "N")]
@@ -61,7 +62,7 @@ enum Node {
     Device,
     /// A kubelet
     Kubelet,
-    /// Only the document is written anew, from what is kept
+    /// Only the documents are written anew, from what is kept
     None,
 }
 
@@ -84,7 +85,7 @@ async fn main() -> Result<()> {
         if arguments.focus.is_some() && !arguments.keep {
             return Ok(());
         }
-        if let Some(file) = arguments.node.file() {
+        if let Some(file) = arguments.specs.kept(arguments.node) {
             let file = kept.join(file);
             let mut results = Results::default();
             if arguments.keep {
@@ -94,26 +95,17 @@ async fn main() -> Result<()> {
             std::fs::write(file, results.lines())?;
         }
     }
-    let column = |title: &'static str, file: &str| {
-        let lines = std::fs::read_to_string(kept.join(file)).ok();
-        anyhow::Ok(Column { title, results: lines.map(|lines| Results::from_lines(&lines)).transpose()? })
-    };
-    let columns = [column("device", DEVICE)?, column("kubelet", KUBELET)?];
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/conformance.md");
-    std::fs::write(&file, document::write(&columns, &reasons))?;
-    println!("docs/conformance.md is written");
-    Ok(())
-}
-
-impl Node {
-    /// Where the outcomes are kept.
-    fn file(self) -> Option<&'static str> {
-        match self {
-            Self::Device => Some(DEVICE),
-            Self::Kubelet => Some(KUBELET),
-            Self::None => None,
-        }
+    for specs in Specs::ALL {
+        let column = |title: &'static str, node: Node| {
+            let lines = specs.kept(node).and_then(|file| std::fs::read_to_string(kept.join(file)).ok());
+            anyhow::Ok(Column { title, results: lines.map(|lines| Results::from_lines(&lines)).transpose()? })
+        };
+        let columns = [column("device", Node::Device)?, column("kubelet", Node::Kubelet)?];
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(specs.document());
+        std::fs::write(&file, document::write(specs.introduction(), &columns, &reasons))?;
+        println!("docs/{} is written", specs.document());
     }
+    Ok(())
 }
 
 /// Makes the node, runs the specs, and takes the node away.
@@ -134,7 +126,7 @@ async fn measure(arguments: &Arguments) -> Result<Option<Run>> {
     let registry = Registry::start(engine.folder()).context("a registry for the specs that pull")?;
     images::publish(&engine, &registry.address())?;
     let engine = Arc::new(engine);
-    let choice = Choice { focus: arguments.focus.as_deref(), processes: arguments.processes };
+    let choice = Choice { specs: arguments.specs, focus: arguments.focus.as_deref(), processes: arguments.processes };
     if arguments.node == Node::Kubelet {
         let kubeconfig = kubeconfig()?;
         let kubelet = start_kubelet(arguments, engine).await?;

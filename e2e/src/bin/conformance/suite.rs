@@ -7,10 +7,12 @@ use anyhow::{Context, Result};
 use tokio::process::Command;
 
 use crate::report::Run;
+use crate::specs::Specs;
 
 /// What is to be run.
 #[derive(Debug)]
 pub(crate) struct Choice<'a> {
+    pub(crate) specs: Specs,
     /// A regular expression over names; `None`: all.
     pub(crate) focus: Option<&'a str>,
     /// How many specs at once.
@@ -23,12 +25,11 @@ pub(crate) async fn run(programs: &Path, kubeconfig: &Path, folder: &Path, choic
     let report = folder.join("report.json");
     let _ = std::fs::remove_file(&report);
     let mut ginkgo = Command::new(programs.join("ginkgo"));
-    ginkgo.args(["--label-filter=NodeConformance", "--no-color", "--silence-skips", "--timeout=3h"]);
+    ginkgo.args(["--no-color", "--silence-skips", "--timeout=3h"]);
+    ginkgo.args(choice.specs.labels().map(|labels| format!("--label-filter={labels}")));
+    ginkgo.args(choice.specs.names(choice.focus).map(|names| format!("--focus={names}")));
     ginkgo.args([&format!("--procs={}", choice.processes), "--json-report=report.json"]);
     ginkgo.arg(format!("--output-dir={}", folder.display()));
-    if let Some(focus) = choice.focus {
-        ginkgo.arg(format!("--focus={focus}"));
-    }
     ginkgo.arg(programs.join("conformance.test")).arg("--");
     ginkgo.arg(format!("--kubeconfig={}", kubeconfig.display()));
     // No cloud, one node, and no pods of a cluster that would have to be waited for.
