@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use hawser_e2e::engine::BOX;
 use hawser_e2e::kubectl::{Kubectl, finished};
 use hawser_e2e::recipes::{self, contained};
+use hawser_e2e::wait::{SOON, eventually};
 use hawser_e2e::world::World;
 use k8s_openapi::api::core::v1::{ContainerState, Pod};
 use tokio::process::Command;
@@ -55,7 +56,14 @@ async fn somebody_looks_at_a_container_and_it_goes_on() -> Result<()> {
     assert_eq!(std::fs::read_to_string(copy.path())?, "note\n");
     world.kill_agent(0).await?;
     world.start_agent(0).await?;
-    assert_eq!(kubectl.says(&["logs", "web", "-c", "stay"]).await?, "here\n");
+    // Whoever asks before the new agent is there is told that the old one has gone.
+    eventually("its log is there again", SOON, || async {
+        match kubectl.says(&["logs", "web", "-c", "stay"]).await {
+            Ok(text) if text == "here\n" => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await?;
     let again = world.pod_until(&pod, "both are told", |pod| runs(pod) && state(pod, "look").is_some()).await?;
     assert_eq!(again.status.clone().unwrap_or_default().container_statuses, before, "the pod itself noticed nothing");
     assert!(again.status.unwrap_or_default().phase.as_deref() == Some("Running"));
