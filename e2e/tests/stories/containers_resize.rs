@@ -129,6 +129,9 @@ async fn limit_inside(kubectl: &Kubectl, container: &str) -> Result<String> {
 async fn a_pod_as_a_whole_gets_other_limits_while_its_containers_run() -> Result<()> {
     let Some(world) = World::start_with_containers("resized-whole", 1).await? else { return Ok(()) };
     let Some(kubectl) = Kubectl::of(&world) else { return world.end().await };
+    // Or an API server lets nobody ask for it.
+    let declared = world.node_ready(0).await?.status.unwrap_or_default().declared_features.unwrap_or_default();
+    assert!(declared.iter().any(|feature| feature == "InPlacePodLevelResourcesVerticalScaling"), "{declared:?}");
     // One container has limits of its own, the other one may use what the pod has.
     let container = |name: &str| json!({ "name": name, "image": BOX, "command": ["sh", "-c", "exec sleep 1000"] });
     let mut own = container("own");
