@@ -425,6 +425,9 @@ pub enum PrepareError {
     /// What its containers share: network and namespaces.
     #[error("Failed to create pod sandbox: {}", .0.line())]
     Sandbox(RuntimeError),
+    /// What its containers share cannot be as the pod wants it; a kubelet's words.
+    #[error("Failed to create pod sandbox: {0}")]
+    Impossible(String),
 }
 
 /// An image that a container is to be started with: its own, or that of a volume that it mounts.

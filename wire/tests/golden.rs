@@ -399,6 +399,11 @@ fn deployments(book: &mut Book) {
         Resources { cpu_request_millis: Some(250), memory_request_bytes: Some(1 << 25), ..Resources::default() };
     whole.engine = Some(Engine { asks: vec![Ask::Resources(limits), Ask::Overhead(overhead)], ..Engine::default() });
     book.add("EdgeDeployment/Whole", whole);
+    let mut apart = deployment(RestartPolicy::Always, PullPolicy::Always);
+    apart.engine = Some(Engine { asks: vec![Ask::OwnUsers], ..Engine::default() });
+    apart.containers[0].confinement =
+        Some(Confinement { asks: vec![ConfinementAsk::UnmaskedProc], ..Confinement::default() });
+    book.add("EdgeDeployment/OwnUsers", apart);
     let key = FileKey { volume: "v".into(), path: "out/env".into(), key: "TOKEN".into(), optional: true };
     book.add("EnvValue::File", EnvValue::File(key));
     let mut resized = deployment(RestartPolicy::Always, PullPolicy::Always);
@@ -646,10 +651,11 @@ fn every_variant_has_a_sample(
         | Ask::StrictGroups
         | Ask::Resources(_)
         | Ask::Overhead(_)
-        | Ask::HugePages(_) => {}
+        | Ask::HugePages(_)
+        | Ask::OwnUsers => {}
     }
     match confinement {
-        ConfinementAsk::SeccompFile(_) | ConfinementAsk::SeLinux(_) => {}
+        ConfinementAsk::SeccompFile(_) | ConfinementAsk::SeLinux(_) | ConfinementAsk::UnmaskedProc => {}
         ConfinementAsk::AppArmor(AppArmor::Engine | AppArmor::None | AppArmor::Loaded(_)) => {}
     }
     match content {

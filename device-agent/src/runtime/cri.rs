@@ -15,7 +15,7 @@
 //! - A part of a volume that a workload can write is opened by the agent and mounted by its descriptor, because an engine
 //!   would follow links. So the engine has to see what the agent mounts.
 //!
-//! `abilities`, `admission`, `describe`, `names`, `qos`, `security` and the decisions of `image`, `volume_images` and `exit` are pure; the rest talks to
+//! `abilities`, `admission`, `describe`, `names`, `qos`, `security` and the decisions of `image`, `volume_images`, `users` and `exit` are pure; the rest talks to
 //! engine and disk.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -74,6 +74,7 @@ mod sandbox;
 mod security;
 mod start;
 mod used;
+mod users;
 mod volume_images;
 
 pub(crate) use self::network::Network;
@@ -163,6 +164,8 @@ struct Inner {
     able: Abilities,
     /// The addresses of pods that have their own, as their sandboxes were made or found.
     addresses: Mutex<BTreeMap<PodUid, Vec<String>>>,
+    /// Held by who gives a pod users of its own.
+    claims: Mutex<()>,
     /// The inventory was taken, so an empty sandbox may be one that is being filled.
     begun: AtomicBool,
     /// Bounds the threads that wait for disks when many pods start at once.
@@ -225,6 +228,7 @@ impl Cri {
             memory: memory_total().unwrap_or(0),
             able,
             addresses: Mutex::default(),
+            claims: Mutex::default(),
             begun: AtomicBool::new(false),
             hands: Semaphore::new(HANDS),
         })))
@@ -270,6 +274,11 @@ impl Cri {
     /// No code that holds this lock can panic half way, so a poisoned one still holds what it should.
     fn addresses(&self) -> MutexGuard<'_, BTreeMap<PodUid, Vec<String>>> {
         self.0.addresses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whoever holds it is the only one who gives a pod users. It guards what is on the disk, and nothing in memory.
+    fn claiming(&self) -> MutexGuard<'_, ()> {
+        self.0.claims.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The container that the engine has for this attempt.
@@ -355,7 +364,8 @@ impl Runtime for Cri {
             places.prepare(&pod)
         })
         .await?;
-        self.ready_sandbox(&spec).await.map_err(PrepareError::Sandbox)
+        let users = self.users(&spec).await?;
+        self.ready_sandbox(&spec, users).await.map_err(PrepareError::Sandbox)
     }
 
     async fn image(&self, want: ImageWanted) -> Result<ImageState, ImageProblem> {

@@ -246,6 +246,12 @@ state = "{dir}/state"
         (numbers.next().unwrap(), numbers.next().unwrap()) >= since
     }
 
+    /// Whether a runc came along with the engine, so that it is not the machine's own.
+    pub(crate) fn has_own_runc(&self) -> bool {
+        let Programs::Containerd(programs) = &self.programs else { return false };
+        std::env::var_os(OTHER_CONTAINERD).is_some() && programs.containerd.with_file_name("runc").is_file()
+    }
+
     pub(crate) fn import_data(&self) {
         self.import_other("data", DATA_IMAGE, go_arch());
     }

@@ -22,5 +22,6 @@ mod registry;
 mod resize;
 mod stats;
 mod trouble;
+mod users;
 mod volumes;
 mod world;

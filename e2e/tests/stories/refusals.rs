@@ -10,7 +10,7 @@ use serde_json::json;
 #[tokio::test(flavor = "multi_thread")]
 async fn a_field_that_a_device_cannot_honour_refuses_the_pod() -> Result<()> {
     let world = World::start("unsupported", 1).await?;
-    let more = json!({ "hostUsers": false });
+    let more = json!({ "volumes": [{ "name": "far", "nfs": { "server": "192.0.2.1", "path": "/" } }] });
     let pod = world.create_pod(&recipes::pod_with("apart", world.device(0), "exec sleep 1000", more)).await?;
     let shown = world
         .pod_until(&pod, "failed", |pod| pod.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Failed"))
@@ -18,7 +18,7 @@ async fn a_field_that_a_device_cannot_honour_refuses_the_pod() -> Result<()> {
     let status = shown.status.unwrap_or_default();
     assert_eq!(status.reason.as_deref(), Some("UnsupportedField"));
     let message = status.message.unwrap_or_default();
-    assert!(message.contains("spec.hostUsers"), "{message}");
+    assert!(message.contains("spec.volumes[0].nfs"), "{message}");
     world.event("apart", "UnsupportedField").await?;
     world.pods().delete("apart", &DeleteParams::default()).await?;
     world.pod_gone(&pod).await?;
@@ -39,6 +39,24 @@ async fn an_image_that_the_runtime_cannot_run_is_said_and_harms_nobody() -> Resu
         })
         .await?;
     world.pod_ready(&good).await?;
+    world.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_wants_users_of_its_own_does_not_run_with_those_of_the_device() -> Result<()> {
+    let world = World::start("users", 1).await?;
+    let more = json!({ "hostUsers": false });
+    let pod = world.create_pod(&recipes::pod_with("apart", world.device(0), "exec sleep 1000", more)).await?;
+    world
+        .pod_until(&pod, "says why", |pod| {
+            let main = pod.status.as_ref().and_then(|s| s.container_statuses.as_ref()).and_then(|all| all.first());
+            let waiting = main.and_then(|main| main.state.as_ref()).and_then(|state| state.waiting.as_ref());
+            let told = waiting.and_then(|waiting| waiting.message.as_deref().zip(waiting.reason.as_deref()));
+            told.is_some_and(|(words, reason)| reason == "UnsupportedField" && words.starts_with("hostUsers: false: "))
+        })
+        .await?;
+    world.pods().delete("apart", &DeleteParams::default()).await?;
+    world.pod_gone(&pod).await?;
     world.end().await
 }
 

@@ -27,8 +27,6 @@ pub(crate) enum Verdict {
 /// A value that says nothing, because it asks for what a device does anyway.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Allowed {
-    /// `true` or `false`.
-    Bool(bool),
     /// A text.
     Text(&'static str),
     /// A text that begins with this.
@@ -42,7 +40,7 @@ mod volumes;
 
 use self::care::{LIFECYCLE, PROBE, RESTART_RULE};
 use self::volumes::{MOUNT, VOLUME};
-use Allowed::{Beginning, Bool, Name, Text};
+use Allowed::{Beginning, Name, Text};
 use Verdict::{Mapped, Names, Only, Refused, Table, Unconcerned};
 
 /// A field for which a pod is refused.
@@ -75,7 +73,7 @@ pub(crate) const POD_SPEC: &[(&str, Verdict)] = &[
     ("hostIPC", Mapped),
     ("hostNetwork", Mapped),
     ("hostPID", Mapped),
-    ("hostUsers", Only(&[Bool(true)], "a device does not make user namespaces for workloads yet")),
+    ("hostUsers", Mapped),
     ("hostname", Mapped),
     ("hostnameOverride", Mapped),
     ("imagePullSecrets", Mapped),
@@ -230,7 +228,7 @@ pub(crate) const SECURITY: &[(&str, Verdict)] = &[
     ("appArmorProfile", Table(PROFILE)),
     ("capabilities", Table(CAPABILITIES)),
     ("privileged", Mapped),
-    ("procMount", Only(&[Text("Default")], "a device does not make the user namespaces yet that it takes")),
+    ("procMount", Only(&[Text("Default"), Text("Unmasked")], "a device knows Default and Unmasked only")),
     ("readOnlyRootFilesystem", Mapped),
     ("runAsGroup", Mapped),
     ("runAsNonRoot", Mapped),
@@ -360,7 +358,6 @@ fn is_set(value: &Value) -> bool {
 
 fn allows(allowed: Allowed, value: &Value) -> bool {
     match allowed {
-        Bool(expected) => value.as_bool() == Some(expected),
         Text(expected) => value.as_str() == Some(expected),
         Beginning(expected) => value.as_str().is_some_and(|text| text.starts_with(expected)),
         Name(expected) => value.get("name").and_then(Value::as_str) == Some(expected),

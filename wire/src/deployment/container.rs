@@ -135,6 +135,9 @@ pub enum ConfinementAsk {
     /// A label of SELinux, where the device has it.
     #[n(2)]
     SeLinux(#[n(0)] SeLinux),
+    /// Nothing of `/proc` is hidden from it. Only for a pod with users of its own.
+    #[n(3)]
+    UnmaskedProc,
 }
 
 /// A label of SELinux; empty: the engine's own.

@@ -81,6 +81,9 @@ pub enum Ask {
     /// Huge pages that a container or all of it may use, and was promised; one for each container and size.
     #[n(12)]
     HugePages(#[n(0)] HugePages),
+    /// Its users and groups are its own: others for the device, root too.
+    #[n(13)]
+    OwnUsers,
 }
 
 /// Huge pages of one size.

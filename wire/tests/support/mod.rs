@@ -131,6 +131,7 @@ fn ask() -> impl Strategy<Value = Ask> {
         Just(Ask::SharedProcesses),
         Just(Ask::HostnameIsWhole),
         Just(Ask::StrictGroups),
+        Just(Ask::OwnUsers),
         text().prop_map(Ask::Handler),
         text().prop_map(Ask::Subdomain),
         (text(), text()).prop_map(|(name, value)| Ask::Sysctl { name, value }),
@@ -145,6 +146,7 @@ fn confinement_ask() -> impl Strategy<Value = ConfinementAsk> {
         Just(ConfinementAsk::AppArmor(AppArmor::Engine)),
         text().prop_map(|level| ConfinementAsk::SeLinux(SeLinux { level, ..SeLinux::default() })),
         Just(ConfinementAsk::AppArmor(AppArmor::None)),
+        Just(ConfinementAsk::UnmaskedProc),
         text().prop_map(|name| ConfinementAsk::AppArmor(AppArmor::Loaded(name))),
     ]
 }

@@ -1,7 +1,7 @@
 //! Containers.
 
 use super::{
-    FilesystemUsage, ImageSpec, Labels, NamespaceOption, PodSandboxConfig, SeLinuxOption, SecurityProfile,
+    FilesystemUsage, IdMapping, ImageSpec, Labels, NamespaceOption, PodSandboxConfig, SeLinuxOption, SecurityProfile,
     SupplementalGroupsPolicy,
 };
 use prost::{Enumeration, Message};
@@ -109,6 +109,12 @@ pub struct Mount {
     /// How mounts below it pass between container and host.
     #[prost(enumeration = "MountPropagation", tag = "5")]
     pub propagation: i32,
+    /// Whose users they are for the container, if it has others than the host; engines before 2023 do not know of it.
+    #[prost(message, repeated, tag = "6")]
+    pub uid_mappings: Vec<IdMapping>,
+    /// The same for groups.
+    #[prost(message, repeated, tag = "7")]
+    pub gid_mappings: Vec<IdMapping>,
     /// Whether what is mounted below it may not be written either.
     #[prost(bool, tag = "8")]
     pub recursive_read_only: bool,

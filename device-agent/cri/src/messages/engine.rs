@@ -95,6 +95,9 @@ pub struct RuntimeHandlerFeatures {
     /// Mounts that may not be written, with all that is mounted below them.
     #[prost(bool, tag = "1")]
     pub recursive_read_only_mounts: bool,
+    /// Users and groups of a pod's own.
+    #[prost(bool, tag = "2")]
+    pub user_namespaces: bool,
 }
 
 /// What an engine can do.

@@ -154,6 +154,37 @@ pub struct NamespaceOption {
     /// Whose processes, if they are those of another container.
     #[prost(string, tag = "4")]
     pub target_id: String,
+    /// The users and groups; none: those of the host. Engines before 2023 do not know of it.
+    #[prost(message, optional, tag = "5")]
+    pub users: Option<UserNamespace>,
+}
+
+/// Whose users and groups.
+#[derive(Clone, PartialEq, Message)]
+pub struct UserNamespace {
+    /// The pod's own, or the host's.
+    #[prost(enumeration = "NamespaceMode", tag = "1")]
+    pub mode: i32,
+    /// What its users are for the host.
+    #[prost(message, repeated, tag = "2")]
+    pub uids: Vec<IdMapping>,
+    /// What its groups are for the host.
+    #[prost(message, repeated, tag = "3")]
+    pub gids: Vec<IdMapping>,
+}
+
+/// A range of users or groups, for the host and for containers.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct IdMapping {
+    /// The first for the host.
+    #[prost(uint32, tag = "1")]
+    pub host_id: u32,
+    /// The first for containers.
+    #[prost(uint32, tag = "2")]
+    pub container_id: u32,
+    /// How many.
+    #[prost(uint32, tag = "3")]
+    pub length: u32,
 }
 
 /// A security profile.
@@ -256,6 +287,25 @@ pub struct PodSandboxStatus {
     /// Its network; none when it has the host's.
     #[prost(message, optional, tag = "5")]
     pub network: Option<PodSandboxNetworkStatus>,
+    /// What concerns Linux.
+    #[prost(message, optional, tag = "6")]
+    pub linux: Option<LinuxPodSandboxStatus>,
+}
+
+/// What concerns Linux in how a sandbox is.
+#[derive(Clone, PartialEq, Message)]
+pub struct LinuxPodSandboxStatus {
+    /// Its namespaces.
+    #[prost(message, optional, tag = "1")]
+    pub namespaces: Option<Namespace>,
+}
+
+/// Namespaces of a sandbox.
+#[derive(Clone, PartialEq, Message)]
+pub struct Namespace {
+    /// Who shares them.
+    #[prost(message, optional, tag = "2")]
+    pub options: Option<NamespaceOption>,
 }
 
 /// A sandbox's network.

@@ -116,7 +116,10 @@ mod tests {
     fn an_engine_can_do_what_it_says_and_an_old_one_says_nothing() {
         let handler = |name: &str, can| RuntimeHandler {
             name: name.into(),
-            features: Some(RuntimeHandlerFeatures { recursive_read_only_mounts: can }),
+            features: Some(RuntimeHandlerFeatures {
+                recursive_read_only_mounts: can,
+                ..RuntimeHandlerFeatures::default()
+            }),
         };
         let told = StatusResponse {
             runtime_handlers: vec![handler("", true), handler("old", false)],

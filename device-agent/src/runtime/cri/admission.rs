@@ -7,6 +7,7 @@ use hawser_wire::deployment::{
 
 use super::abilities::Abilities;
 use super::security::asks;
+use super::users;
 use crate::runtime::Refusal;
 use crate::runtime::volumes::beneath::{is_name, names};
 
@@ -41,7 +42,7 @@ pub(super) fn reject(pod: &EdgeDeployment, able: &Abilities) -> Result<(), Refus
 fn check_apparmor(container: &Container, able: &Abilities) -> Result<(), Refusal> {
     let has_profile = |ask: &ConfinementAsk| match ask {
         ConfinementAsk::AppArmor(profile) => !matches!(profile, AppArmor::None),
-        ConfinementAsk::SeccompFile(_) | ConfinementAsk::SeLinux(_) => false,
+        ConfinementAsk::SeccompFile(_) | ConfinementAsk::SeLinux(_) | ConfinementAsk::UnmaskedProc => false,
     };
     let mut asks = container.confinement.iter().flat_map(|confinement| &confinement.asks);
     if able.apparmor || !asks.any(has_profile) {
@@ -66,8 +67,14 @@ pub(super) fn refuse(pod: &EdgeDeployment, container: &Container, able: &Abiliti
                 let message = format!("seccompProfile.localhostProfile {file:?} must be a path below the profiles");
                 return refusal("CreateContainerConfigError", message);
             }
+            // The API server allows it to nobody else, either.
+            ConfinementAsk::UnmaskedProc if !users::wanted(pod) => {
+                let message = "securityContext.procMount: `hostUsers` must be false to use `Unmasked`".to_owned();
+                return refusal("CreateContainerConfigError", message);
+            }
             // An engine on a device without SELinux has no use for labels, and does not mind them.
-            ConfinementAsk::AppArmor(_) | ConfinementAsk::SeccompFile(_) | ConfinementAsk::SeLinux(_) => {}
+            ConfinementAsk::AppArmor(_) | ConfinementAsk::SeccompFile(_) => {}
+            ConfinementAsk::SeLinux(_) | ConfinementAsk::UnmaskedProc => {}
         }
     }
     let handler = handler(pod);

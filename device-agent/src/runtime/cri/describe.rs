@@ -10,6 +10,7 @@ use hawser_cri::{
 use hawser_wire::deployment::{Container, EdgeDeployment, HostPort, Protocol, Resources};
 
 use super::qos::{of_container, oom_adjustment};
+use super::users::Users;
 use super::{labels, place, security};
 use crate::cgroup::{Version, shares};
 use crate::huge_pages::size_name;
@@ -37,13 +38,14 @@ pub(super) struct Frame<'f> {
     pub(super) huge_pages: &'f [u64],
 }
 
-/// How a sandbox is called and finds others, where its cgroup is, and which kernel parameters it sets.
+/// How a sandbox is called and finds others, where its cgroup is, which kernel parameters it sets, and whose users it has.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Manners {
     pub(super) hostname: String,
     pub(super) dns: DnsConfig,
     pub(super) sysctls: HashMap<String, String>,
     pub(super) cgroup_parent: String,
+    pub(super) users: Option<Users>,
 }
 
 pub(super) fn sandbox(
@@ -53,7 +55,7 @@ pub(super) fn sandbox(
     attempt: u32,
     logs: &Path,
 ) -> PodSandboxConfig {
-    let Manners { hostname, dns, sysctls, cgroup_parent } = manners;
+    let Manners { hostname, dns, sysctls, cgroup_parent, users } = manners;
     PodSandboxConfig {
         metadata: Some(PodSandboxMetadata {
             name: pod.name.clone(),
@@ -68,7 +70,7 @@ pub(super) fn sandbox(
         labels: labels::sandbox(frame.device, pod),
         linux: Some(LinuxPodSandboxConfig {
             cgroup_parent,
-            security_context: Some(security::of_sandbox(pod)),
+            security_context: Some(security::of_sandbox(pod, users)),
             sysctls,
         }),
     }
@@ -81,6 +83,7 @@ pub(super) fn container(
     image: &Image,
     mounts: Vec<Mount>,
     target: Option<String>,
+    users: Option<Users>,
 ) -> ContainerConfig {
     let pod = &*start.spec;
     let talks = container.interactive.unwrap_or_default();
@@ -93,7 +96,10 @@ pub(super) fn container(
         args: args.to_vec(),
         working_dir: container.working_dir.clone().unwrap_or_default(),
         envs: start.env.iter().map(variable).collect(),
-        mounts,
+        mounts: match users {
+            Some(users) => mounts.into_iter().map(|mount| users.of_mount(mount)).collect(),
+            None => mounts,
+        },
         labels: labels::container(frame.device, pod, container),
         log_path: place::log_below(&start.id),
         stdin: talks.stdin,
@@ -101,7 +107,7 @@ pub(super) fn container(
         tty: talks.tty,
         linux: Some(LinuxContainerConfig {
             resources: Some(limits(frame, pod, container)),
-            security_context: Some(security::of_container(pod, container, image, frame.profiles, target)),
+            security_context: Some(security::of_container(pod, container, image, frame.profiles, target, users)),
         }),
     }
 }

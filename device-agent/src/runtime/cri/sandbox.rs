@@ -13,6 +13,7 @@ use hawser_wire::deployment::EdgeDeployment;
 
 use super::admission::{check_sysctls, handler};
 use super::describe::Manners;
+use super::users::Users;
 use super::{Cri, describe, failure, labels, names, place, security};
 use crate::runtime::volumes::place::Naming;
 use crate::runtime::{PodReady, RuntimeError, Told};
@@ -26,7 +27,11 @@ impl Cri {
     }
 
     /// The pod's sandbox, made if there is none that is ready, and what is worth telling about one that was made.
-    async fn sandbox(&self, pod: &Arc<EdgeDeployment>) -> Result<(String, Vec<Told>), RuntimeError> {
+    async fn sandbox(
+        &self,
+        pod: &Arc<EdgeDeployment>,
+        users: Option<Users>,
+    ) -> Result<(String, Vec<Told>), RuntimeError> {
         let failed = |error| failure("ask the engine", error);
         let all = self.sandboxes(&pod.uid).await.map_err(failed)?;
         if let Some(ready) = ready(&all) {
@@ -41,7 +46,7 @@ impl Cri {
         if !pod.host_network {
             self.network_is_ready().await?;
         }
-        let (described, told) = self.describe_sandbox(pod, attempt).await?;
+        let (described, told) = self.describe_sandbox(pod, attempt, users).await?;
         let made = self.0.client.run_pod_sandbox(described, handler(pod)).await.map_err(failed)?;
         Ok((made, told))
     }
@@ -60,6 +65,7 @@ impl Cri {
         &self,
         pod: &Arc<EdgeDeployment>,
         attempt: u32,
+        users: Option<Users>,
     ) -> Result<(PodSandboxConfig, Vec<Told>), RuntimeError> {
         let config = &self.0.config;
         let hostname = names::hostname(pod, &config.cluster).map_err(io::Error::other);
@@ -74,17 +80,25 @@ impl Cri {
         // What a pod may not set refuses its containers; until then its sandbox is without.
         let allowed = check_sysctls(pod, &self.0.able).is_ok();
         let sysctls = if allowed { security::sysctls(pod) } else { HashMap::new() };
-        let manners = Manners { hostname, dns, sysctls, cgroup_parent: self.0.cgroups.parent(pod) };
+        let manners = Manners { hostname, dns, sysctls, cgroup_parent: self.0.cgroups.parent(pod), users };
         let logs = place::logs(&self.0.places, &pod.uid);
         let told = told.into_iter().map(|(reason, message)| Told { reason: reason.to_owned(), message });
         Ok((describe::sandbox(self.frame(), pod, manners, attempt, &logs), told.collect()))
     }
 
     /// The pod's sandbox is there; its addresses.
-    pub(super) async fn ready_sandbox(&self, spec: &Arc<EdgeDeployment>) -> Result<PodReady, RuntimeError> {
-        let (sandbox, told) = self.sandbox(spec).await?;
+    pub(super) async fn ready_sandbox(
+        &self,
+        spec: &Arc<EdgeDeployment>,
+        users: Option<Users>,
+    ) -> Result<PodReady, RuntimeError> {
+        let (sandbox, told) = self.sandbox(spec, users).await?;
         let status = self.0.client.pod_sandbox_status(&sandbox).await;
         let status = status.map_err(|error| failure("ask the engine", error))?;
+        if let Some(users) = users {
+            let naming = || "give the pod users of its own".to_owned();
+            users.check(&status).map_err(io::Error::other).naming(naming)?;
+        }
         let addresses = status.network.filter(|_| !spec.host_network).map(|network| {
             let more = network.additional_ips.into_iter().map(|more| more.ip);
             std::iter::once(network.ip).chain(more).filter(|ip| !ip.is_empty()).collect::<Vec<_>>()

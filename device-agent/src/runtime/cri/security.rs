@@ -11,6 +11,8 @@ use hawser_wire::deployment::{
     AppArmor, Ask, Confinement, ConfinementAsk, Container, ContainerKind, EdgeDeployment, SeLinux,
 };
 
+use super::users::Users;
+
 /// What an engine hides from containers when it is told so, as it does by itself for nobody.
 const MASKED: &[&str] = &[
     "/proc/asound",
@@ -33,9 +35,10 @@ pub(super) fn asks(pod: &EdgeDeployment) -> impl Iterator<Item = &Ask> {
     pod.engine.iter().flat_map(|engine| &engine.asks)
 }
 
-pub(super) fn of_sandbox(pod: &EdgeDeployment) -> LinuxSandboxSecurityContext {
+/// `users`: those that the pod has of its own.
+pub(super) fn of_sandbox(pod: &EdgeDeployment, users: Option<Users>) -> LinuxSandboxSecurityContext {
     LinuxSandboxSecurityContext {
-        namespace_options: Some(namespaces(pod)),
+        namespace_options: Some(namespaces(pod, users)),
         selinux_options: common_label(pod),
         supplemental_groups: groups(pod),
         supplemental_groups_policy: groups_policy(pod).into(),
@@ -62,11 +65,12 @@ pub(super) fn of_container(
     image: &Image,
     profiles: &Path,
     target: Option<String>,
+    users: Option<Users>,
 ) -> LinuxContainerSecurityContext {
     // An engine wants to be told the user whenever it is told a group.
     let user = container.user.uid.map(i64::from).or(image.uid.map(|uid| uid.value));
     let asked = confinement(container);
-    let hidden = |paths: &[&str]| match asked.privileged {
+    let hidden = |paths: &[&str]| match asked.privileged || asked.asks.contains(&ConfinementAsk::UnmaskedProc) {
         true => Vec::new(),
         false => paths.iter().map(|path| (*path).to_owned()).collect(),
     };
@@ -79,8 +83,8 @@ pub(super) fn of_container(
         }),
         privileged: asked.privileged,
         namespace_options: Some(match target {
-            Some(target) => beside(target, namespaces(pod)),
-            None => namespaces(pod),
+            Some(target) => beside(target, namespaces(pod, users)),
+            None => namespaces(pod, users),
         }),
         selinux_options: label(&asked),
         run_as_user: user.map(|value| Int64Value { value }),
@@ -115,11 +119,11 @@ fn label(asked: &Confinement) -> Option<SeLinuxOption> {
         ConfinementAsk::SeLinux(SeLinux { user, role, kind, level }) => {
             Some(SeLinuxOption { user: user.clone(), role: role.clone(), kind: kind.clone(), level: level.clone() })
         }
-        ConfinementAsk::SeccompFile(_) | ConfinementAsk::AppArmor(_) => None,
+        ConfinementAsk::SeccompFile(_) | ConfinementAsk::AppArmor(_) | ConfinementAsk::UnmaskedProc => None,
     })
 }
 
-fn namespaces(pod: &EdgeDeployment) -> NamespaceOption {
+fn namespaces(pod: &EdgeDeployment, users: Option<Users>) -> NamespaceOption {
     let has = |wanted: Ask| asks(pod).any(|ask| *ask == wanted);
     let network = if pod.host_network { NamespaceMode::Node } else { NamespaceMode::Pod };
     let pid = match (has(Ask::HostProcesses), has(Ask::SharedProcesses)) {
@@ -128,7 +132,13 @@ fn namespaces(pod: &EdgeDeployment) -> NamespaceOption {
         (false, false) => NamespaceMode::Container,
     };
     let ipc = if has(Ask::HostIpc) { NamespaceMode::Node } else { NamespaceMode::Pod };
-    NamespaceOption { network: network.into(), pid: pid.into(), ipc: ipc.into(), target_id: String::new() }
+    NamespaceOption {
+        network: network.into(),
+        pid: pid.into(),
+        ipc: ipc.into(),
+        target_id: String::new(),
+        users: users.map(Users::namespace),
+    }
 }
 
 /// What sees the processes of the container that the engine calls so, and runs beside them.
@@ -155,7 +165,7 @@ fn profile(kind: ProfileType) -> SecurityProfile {
 fn seccomp(asked: &Confinement, profiles: &Path) -> SecurityProfile {
     let file = asked.asks.iter().find_map(|ask| match ask {
         ConfinementAsk::SeccompFile(file) => Some(file),
-        ConfinementAsk::AppArmor(_) | ConfinementAsk::SeLinux(_) => None,
+        ConfinementAsk::AppArmor(_) | ConfinementAsk::SeLinux(_) | ConfinementAsk::UnmaskedProc => None,
     });
     match (asked.privileged, file) {
         (false, Some(file)) => SecurityProfile {
@@ -171,7 +181,7 @@ fn seccomp(asked: &Confinement, profiles: &Path) -> SecurityProfile {
 fn apparmor(asked: &Confinement) -> Option<(SecurityProfile, String)> {
     let wanted = asked.asks.iter().find_map(|ask| match ask {
         ConfinementAsk::AppArmor(wanted) => Some(wanted),
-        ConfinementAsk::SeccompFile(_) | ConfinementAsk::SeLinux(_) => None,
+        ConfinementAsk::SeccompFile(_) | ConfinementAsk::SeLinux(_) | ConfinementAsk::UnmaskedProc => None,
     })?;
     Some(match wanted {
         AppArmor::Engine => (profile(ProfileType::RuntimeDefault), "runtime/default".to_owned()),
@@ -196,7 +206,7 @@ mod tests {
     #[test]
     fn namespaces_are_shared_as_the_pod_asks() {
         let of = |asks| {
-            let namespaces = namespaces(&asking(asks));
+            let namespaces = namespaces(&asking(asks), None);
             (namespaces.pid(), namespaces.ipc())
         };
         assert_eq!(of(vec![]), (NamespaceMode::Container, NamespaceMode::Pod));
@@ -208,7 +218,7 @@ mod tests {
     fn who_looks_at_a_container_sees_its_processes_and_shares_the_rest_with_the_pod() {
         let of = |asks, target: Option<&str>| {
             let target = target.map(str::to_owned);
-            of_container(&asking(asks), &container(), &Image::default(), Path::new("/"), target)
+            of_container(&asking(asks), &container(), &Image::default(), Path::new("/"), target, None)
                 .namespace_options
                 .unwrap()
         };
@@ -226,7 +236,7 @@ mod tests {
         let of = |asks: Vec<ConfinementAsk>, privileged| {
             let confinement = Confinement { asks, privileged, seccomp: true, ..Confinement::default() };
             let container = hawser_wire::deployment::Container { confinement: Some(confinement), ..container() };
-            of_container(&pod(), &container, &Image::default(), Path::new("/profiles"), None)
+            of_container(&pod(), &container, &Image::default(), Path::new("/profiles"), None, None)
         };
         let file = || ConfinementAsk::SeccompFile("deep/audit.json".into());
         let seccomp = |context: &LinuxContainerSecurityContext| context.seccomp.clone().unwrap();
@@ -257,11 +267,11 @@ mod tests {
             let confinement = Confinement { asks: vec![ConfinementAsk::SeLinux(label)], ..Confinement::default() };
             Container { confinement: Some(confinement), ..container() }
         };
-        let told = of_container(&pod(), &labelled("s0"), &Image::default(), Path::new("/"), None);
+        let told = of_container(&pod(), &labelled("s0"), &Image::default(), Path::new("/"), None, None);
         assert_eq!(told.selinux_options.map(|label| label.level).as_deref(), Some("s0"));
         let of = |containers: Vec<Container>| {
             let pod = EdgeDeployment { containers, ..pod() };
-            of_sandbox(&pod).selinux_options.map(|label| label.level)
+            of_sandbox(&pod, None).selinux_options.map(|label| label.level)
         };
         assert_eq!(of(vec![labelled("s0"), labelled("s0")]).as_deref(), Some("s0"));
         assert_eq!(of(vec![labelled("s0"), labelled("s1")]), None);
@@ -270,12 +280,24 @@ mod tests {
     }
 
     #[test]
+    fn nothing_of_proc_is_hidden_if_that_is_asked_for() {
+        let of = |asks: Vec<ConfinementAsk>| {
+            let confinement = Some(Confinement { asks, ..Confinement::default() });
+            let container = Container { confinement, ..container() };
+            let context = of_container(&pod(), &container, &Image::default(), Path::new("/"), None, None);
+            (context.masked_paths.is_empty(), context.readonly_paths.is_empty())
+        };
+        assert_eq!(of(vec![]), (false, false));
+        assert_eq!(of(vec![ConfinementAsk::UnmaskedProc]), (true, true));
+    }
+
+    #[test]
     fn kernel_parameters_and_strict_groups_reach_the_engine() {
         let sysctl = |name: &str, value: &str| Ask::Sysctl { name: name.into(), value: value.into() };
         let pod = asking(vec![sysctl("a.b", "1"), Ask::StrictGroups, sysctl("c", "2 3")]);
         let expected = [("a.b", "1"), ("c", "2 3")].map(|(name, value)| (name.to_owned(), value.to_owned()));
         assert_eq!(sysctls(&pod), HashMap::from(expected));
-        assert_eq!(of_sandbox(&pod).supplemental_groups_policy(), SupplementalGroupsPolicy::Strict);
-        assert_eq!(of_sandbox(&asking(vec![])).supplemental_groups_policy(), SupplementalGroupsPolicy::Merge);
+        assert_eq!(of_sandbox(&pod, None).supplemental_groups_policy(), SupplementalGroupsPolicy::Strict);
+        assert_eq!(of_sandbox(&asking(vec![]), None).supplemental_groups_policy(), SupplementalGroupsPolicy::Merge);
     }
 }

@@ -9,7 +9,7 @@ use super::admission::{check_non_root, not_enforced};
 use super::sandbox::ready;
 use super::{Cri, describe, exit, failure, labels, place};
 use crate::runtime::volumes::place::Naming;
-use crate::runtime::{ContainerStart, RuntimeError, StartError, Started};
+use crate::runtime::{ContainerStart, PrepareError, RuntimeError, StartError, Started};
 
 impl Cri {
     pub(super) async fn start_container(&self, start: &ContainerStart) -> Result<Started, StartError> {
@@ -63,9 +63,13 @@ impl Cri {
         let mounts = self.blocking(move || place::prepare(&runtime, &made, &of, addresses.as_deref(), &images)).await;
         let mounts = mounts?;
         let target = self.target(start).await?;
-        let config = describe::container(self.frame(), start, container, &image, mounts, target);
+        let users = self.users(pod).await.map_err(|error| match error {
+            PrepareError::Volumes(error) | PrepareError::Sandbox(error) => StartError::NotCreated(error),
+            PrepareError::Impossible(words) => StartError::Config(words),
+        })?;
+        let config = describe::container(self.frame(), start, container, &image, mounts, target, users);
         let attempt = sandbox.metadata.as_ref().map_or(0, |metadata| metadata.attempt);
-        let (described, _) = self.describe_sandbox(&start.spec, attempt).await?;
+        let (described, _) = self.describe_sandbox(&start.spec, attempt, users).await?;
         let request = CreateContainerRequest {
             pod_sandbox_id: sandbox.id.clone(),
             config: Some(config),

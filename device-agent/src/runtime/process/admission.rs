@@ -90,6 +90,7 @@ fn missing(ask: &Ask) -> Option<&'static str> {
         // There is nothing besides the programs.
         Ask::Overhead(_) => None,
         Ask::SharedProcesses => Some("shareProcessNamespace"),
+        Ask::OwnUsers => Some("hostUsers: false"),
         Ask::Sysctl { .. } => Some("securityContext.sysctls"),
         Ask::Handler(_) => Some("runtimeClassName"),
         Ask::Resources(_) => Some("resources of the pod as a whole"),
@@ -106,7 +107,8 @@ fn not_confined(ask: &ConfinementAsk) -> Option<&'static str> {
     match ask {
         ConfinementAsk::SeccompFile(_) => Some("securityContext.seccompProfile"),
         ConfinementAsk::SeLinux(_) => Some("securityContext.seLinuxOptions"),
-        ConfinementAsk::AppArmor(AppArmor::None) => None,
+        // Nothing is hidden from programs of the host.
+        ConfinementAsk::AppArmor(AppArmor::None) | ConfinementAsk::UnmaskedProc => None,
         ConfinementAsk::AppArmor(AppArmor::Engine | AppArmor::Loaded(_)) => Some("securityContext.appArmorProfile"),
     }
 }

@@ -3,6 +3,7 @@
 //! ```text
 //! <root>/                                         0711
 //!   <pod uid>/                                    0710, of the pod's group: nobody else gets in
+//!     users                                       0600: where its own users begin for the device, with an engine
 //!     given/<volume>/                             0700: this local volume was given to the pod's group
 //!     volumes/<volume>/                           0755: emptyDir (0777) and files that are no secret
 //!     logs/<container>/<attempt>.log              0700

@@ -222,7 +222,7 @@ async fn prepare<R: Runtime, S: WorkloadStore>(
     }
     runtime.prepare(PodSetup { uid, spec, files }).await.map_err(|error| match error {
         PrepareError::Volumes(error) => PlaceProblem::volumes(error.line()),
-        error @ PrepareError::Sandbox(_) => {
+        error @ (PrepareError::Sandbox(_) | PrepareError::Impossible(_)) => {
             PlaceProblem { reason: "FailedCreatePodSandBox", message: error.to_string() }
         }
     })

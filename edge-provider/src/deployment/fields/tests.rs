@@ -86,7 +86,6 @@ fn refused_fields_are_named() {
         (json!({ "containers": [{}, { field: value }] }), format!("spec.containers[1].{field}"))
     };
     let mut cases = vec![
-        pod("hostUsers", json!(false)),
         pod("os", json!({"name": "windows"})),
         pod("resourceClaims", json!([{}])),
         (
@@ -126,7 +125,7 @@ fn refused_fields_are_named() {
         ),
     ];
     cases.push((
-        json!({"containers": [{"securityContext": {"procMount": "Unmasked"}}]}),
+        json!({"containers": [{"securityContext": {"procMount": "Half"}}]}),
         "spec.containers[0].securityContext.procMount".to_owned(),
     ));
     cases.push((

@@ -17,6 +17,7 @@ pub(super) fn asks(spec: &PodSpec, fetched: &Fetched) -> Translated<Vec<Ask>> {
     ] {
         asks.extend(Some(ask).filter(|_| asked == Some(true)));
     }
+    asks.extend(Some(Ask::OwnUsers).filter(|_| spec.host_users == Some(false)));
     let context = spec.security_context.as_ref();
     for sysctl in context.and_then(|context| context.sysctls.as_ref()).into_iter().flatten() {
         asks.push(Ask::Sysctl { name: sysctl_with_dots(&sysctl.name), value: sysctl.value.clone() });

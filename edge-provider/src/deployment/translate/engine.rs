@@ -29,6 +29,7 @@ pub(super) fn confinement(spec: &PodSpec, place: &Place<'_>) -> Option<Confineme
     let apparmor = apparmor.or(shared.and_then(|shared| shared.app_armor_profile.as_ref())).map(self::apparmor);
     let label = own.and_then(|own| own.se_linux_options.as_ref());
     let label = label.or(shared.and_then(|shared| shared.se_linux_options.as_ref())).map(self::label);
+    let unmasked = own.and_then(|own| own.proc_mount.as_deref()) == Some("Unmasked");
     let capabilities = own.and_then(|own| own.capabilities.clone()).unwrap_or_default();
     let confinement = Confinement {
         privileged: own.and_then(|own| own.privileged).unwrap_or(false),
@@ -42,6 +43,7 @@ pub(super) fn confinement(spec: &PodSpec, place: &Place<'_>) -> Option<Confineme
             .into_iter()
             .chain(apparmor.map(ConfinementAsk::AppArmor))
             .chain(label.map(ConfinementAsk::SeLinux))
+            .chain(unmasked.then_some(ConfinementAsk::UnmaskedProc))
             .collect(),
     };
     Some(confinement).filter(|confinement| *confinement != Confinement::default())

@@ -16,7 +16,7 @@ fn asks(fields: Value) -> Vec<Ask> {
 #[test]
 fn a_pod_that_asks_for_nothing_costs_nothing() {
     let usual = json!({"dnsPolicy": "ClusterFirst", "hostPID": false, "hostIPC": false, "shareProcessNamespace": false,
-        "setHostnameAsFQDN": true, "hostAliases": [], "securityContext": {"supplementalGroupsPolicy": "Merge"}});
+        "hostUsers": true, "setHostnameAsFQDN": true, "hostAliases": [], "securityContext": {"supplementalGroupsPolicy": "Merge"}});
     assert_eq!(asks(usual), []);
     assert_eq!(asks(json!({"dnsPolicy": "Default", "hostNetwork": true})), []);
 }
@@ -24,7 +24,7 @@ fn a_pod_that_asks_for_nothing_costs_nothing() {
 #[test]
 fn what_a_pod_asks_for_travels() {
     let all = json!({"hostPID": true, "hostIPC": true, "shareProcessNamespace": true, "subdomain": "db",
-        "setHostnameAsFQDN": true, "hostAliases": [{"ip": "192.0.2.7", "hostnames": ["a", "b"]}],
+        "hostUsers": false, "setHostnameAsFQDN": true, "hostAliases": [{"ip": "192.0.2.7", "hostnames": ["a", "b"]}],
         "securityContext": {"supplementalGroupsPolicy": "Strict",
             "sysctls": [{"name": "net/ipv4/conf/eth0.1/x", "value": "1"}, {"name": "kernel.msgmax", "value": "2"}]}});
     let sysctl = |name: &str, value: &str| Ask::Sysctl { name: name.into(), value: value.into() };
@@ -34,6 +34,7 @@ fn what_a_pod_asks_for_travels() {
             Ask::HostProcesses,
             Ask::HostIpc,
             Ask::SharedProcesses,
+            Ask::OwnUsers,
             sysctl("net.ipv4.conf.eth0/1.x", "1"),
             sysctl("kernel.msgmax", "2"),
             Ask::StrictGroups,
@@ -113,6 +114,8 @@ fn profiles_of_a_container_or_its_pod_travel() {
     let of_level = |level: &str| ConfinementAsk::SeLinux(SeLinux { level: level.into(), ..SeLinux::default() });
     assert_eq!(of(label("s0"), json!({})), [of_level("s0")]);
     assert_eq!(of(label("s1"), label("s0")), [of_level("s1")], "the container's own counts");
+    assert_eq!(of(json!({"procMount": "Unmasked"}), json!({})), [ConfinementAsk::UnmaskedProc]);
+    assert_eq!(of(json!({"procMount": "Default"}), json!({})), []);
 }
 
 #[test]
