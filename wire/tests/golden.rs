@@ -371,8 +371,12 @@ fn deployments(book: &mut Book) {
         drop_capabilities: vec!["ALL".into()],
         seccomp: true,
         asks: vec![],
+        all_calls: false,
     });
     book.add("EdgeDeployment/Engine", engine);
+    let mut open = deployment(RestartPolicy::Always, PullPolicy::Always);
+    open.containers[0].confinement = Some(Confinement { all_calls: true, ..Confinement::default() });
+    book.add("EdgeDeployment/AllCalls", open);
     let mut pressed = deployment(RestartPolicy::Always, PullPolicy::Always);
     pressed.priority = Some(-7);
     pressed.containers[0].resources.storage_request_bytes = Some(1 << 20);

@@ -65,6 +65,10 @@ struct EngineArgs {
     /// Kernel parameters of their own namespaces that pods may set besides the safe ones, as kernel.msg*,net.core.somaxconn
     #[arg(long, env = "HAWSER_ALLOWED_UNSAFE_SYSCTLS", value_name = "NAME", value_delimiter = ',')]
     allowed_unsafe_sysctls: Vec<String>,
+    /// Confine containers that say nothing about system calls to the engine's own profile of them (RuntimeDefault), as a
+    /// kubelet does with the same option
+    #[arg(long, env = "HAWSER_SECCOMP_DEFAULT")]
+    seccomp_default: bool,
     /// The cgroup below which pods are, in one with the device's name: a path of names, and not the one of a kubelet
     #[arg(long, env = "HAWSER_CGROUP_ROOT", value_name = "PATH", default_value = "hawser", value_parser = cgroup_root)]
     cgroup_root: String,
@@ -103,6 +107,7 @@ impl EngineArgs {
             cluster: ClusterNames { servers: self.cluster_dns.clone(), domain: self.cluster_domain.clone() },
             resolver: self.resolv_conf.clone(),
             sysctls: self.allowed_unsafe_sysctls.clone(),
+            seccomp_default: self.seccomp_default,
             cgroup_root: self.cgroup_root.clone(),
             cgroup_driver: self.cgroup_driver.map(|driver| match driver {
                 Driver::Cgroupfs => CgroupDriver::Cgroupfs,

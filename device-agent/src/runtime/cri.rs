@@ -35,6 +35,7 @@ use self::abilities::Abilities;
 use self::cgroups::{PodCgroups, Whole};
 use self::describe::Frame;
 pub use self::names::ClusterNames;
+use self::security::Profiles;
 use super::volumes::beneath::is_name;
 use super::volumes::place::{Naming, Places, remove_mounted};
 use super::volumes::removal::remove_log;
@@ -100,6 +101,8 @@ pub struct CriConfig {
     pub log_max_files: u32,
     /// Where the device has profiles of system calls, for pods that name one.
     pub profiles: PathBuf,
+    /// Whether containers that say nothing about system calls may make those of the engine's own profile only.
+    pub seccomp_default: bool,
     /// What the device knows about the cluster's names.
     pub cluster: ClusterNames,
     /// How the device itself resolves names: a `resolv.conf`.
@@ -124,6 +127,7 @@ impl CriConfig {
             socket,
             device: device.to_owned(),
             profiles: root.with_file_name("seccomp"),
+            seccomp_default: false,
             root,
             secrets,
             log_max_bytes,
@@ -260,7 +264,7 @@ impl Cri {
         Frame {
             device: &self.0.config.device,
             memory: self.0.memory,
-            profiles: &self.0.config.profiles,
+            profiles: Profiles { folder: &self.0.config.profiles, by_default: self.0.config.seccomp_default },
             cgroups: self.0.memory_cgroups,
             swap: self.0.swap_cgroups,
             huge_pages: &self.0.huge_pages,

@@ -121,6 +121,10 @@ pub struct Confinement {
     #[n(6)]
     #[cbor(default, skip_if = "Vec::is_empty")]
     pub asks: Vec<ConfinementAsk>,
+    /// It says by itself that it may make all system calls, so a device that restricts those that say nothing lets it.
+    #[n(7)]
+    #[cbor(default, skip_if = "core::ops::Not::not")]
+    pub all_calls: bool,
 }
 
 /// One thing that a container asks for in how it is confined. An agent that does not know one of them refuses the pod.

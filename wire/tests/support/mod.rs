@@ -153,7 +153,7 @@ fn confinement_ask() -> impl Strategy<Value = ConfinementAsk> {
 
 fn confinement() -> impl Strategy<Value = Confinement> {
     let asks = vec(confinement_ask(), 0..3);
-    (any::<[bool; 4]>(), vec(text(), 0..3), vec(text(), 0..3), asks).prop_map(|(flags, add, drop, asks)| Confinement {
+    (any::<[bool; 5]>(), vec(text(), 0..3), vec(text(), 0..3), asks).prop_map(|(flags, add, drop, asks)| Confinement {
         privileged: flags[0],
         read_only_root: flags[1],
         no_new_privileges: flags[2],
@@ -161,6 +161,7 @@ fn confinement() -> impl Strategy<Value = Confinement> {
         drop_capabilities: drop,
         seccomp: flags[3],
         asks,
+        all_calls: flags[4],
     })
 }
 

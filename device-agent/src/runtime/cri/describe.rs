@@ -10,6 +10,7 @@ use hawser_cri::{
 use hawser_wire::deployment::{Container, EdgeDeployment, HostPort, Protocol, Resources};
 
 use super::qos::{of_container, oom_adjustment};
+use super::security::Profiles;
 use super::users::Users;
 use super::{labels, place, security};
 use crate::cgroup::{Version, shares};
@@ -28,8 +29,8 @@ pub(super) struct Frame<'f> {
     pub(super) device: &'f str,
     /// Its memory, in bytes.
     pub(super) memory: u64,
-    /// Where the device has profiles of system calls.
-    pub(super) profiles: &'f Path,
+    /// The device's profiles of system calls.
+    pub(super) profiles: Profiles<'f>,
     /// Which cgroups limit memory.
     pub(super) cgroups: Option<Version>,
     /// Which of them limit how much of it is swapped out.
@@ -186,7 +187,14 @@ mod tests {
     #[test]
     fn a_container_ends_as_one_and_is_not_swapped_out_where_the_kernel_can_do_that() {
         let of = |cgroups, swap, memory_limit_bytes| {
-            let frame = Frame { device: "sea", memory: 0, profiles: Path::new("/"), cgroups, swap, huge_pages: &[] };
+            let frame = Frame {
+                device: "sea",
+                memory: 0,
+                profiles: Profiles { folder: Path::new("/"), by_default: false },
+                cgroups,
+                swap,
+                huge_pages: &[],
+            };
             let resources = Resources { memory_limit_bytes, ..Resources::default() };
             let told = limits(frame, &samples::pod(), &Container { resources, ..samples::container() });
             let mut files: Vec<_> = told.unified.into_iter().map(|(file, text)| format!("{file}={text}")).collect();
@@ -212,7 +220,7 @@ mod tests {
         let frame = Frame {
             device: "sea",
             memory: 0,
-            profiles: Path::new("/"),
+            profiles: Profiles { folder: Path::new("/"), by_default: false },
             cgroups: None,
             swap: None,
             huge_pages: &[2 << 20, 1 << 30],

@@ -57,13 +57,22 @@ pub(super) fn sysctls(pod: &EdgeDeployment) -> HashMap<String, String> {
     asks(pod).filter_map(sysctl).collect()
 }
 
-/// `profiles`: where the device has profiles of system calls. `target`: the container whose processes it sees, if not those
+/// What the device has to do with profiles of system calls.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Profiles<'p> {
+    /// Where those are that pods name.
+    pub(super) folder: &'p Path,
+    /// Whether who says nothing gets the engine's own.
+    pub(super) by_default: bool,
+}
+
+/// `target`: the container whose processes it sees, if not those
 /// that the pod gives it to see.
 pub(super) fn of_container(
     pod: &EdgeDeployment,
     container: &Container,
     image: &Image,
-    profiles: &Path,
+    profiles: Profiles<'_>,
     target: Option<String>,
     users: Option<Users>,
 ) -> LinuxContainerSecurityContext {
@@ -162,7 +171,7 @@ fn profile(kind: ProfileType) -> SecurityProfile {
 }
 
 /// A privileged container may make all system calls, whatever it asks for.
-fn seccomp(asked: &Confinement, profiles: &Path) -> SecurityProfile {
+fn seccomp(asked: &Confinement, profiles: Profiles<'_>) -> SecurityProfile {
     let file = asked.asks.iter().find_map(|ask| match ask {
         ConfinementAsk::SeccompFile(file) => Some(file),
         ConfinementAsk::AppArmor(_) | ConfinementAsk::SeLinux(_) | ConfinementAsk::UnmaskedProc => None,
@@ -170,9 +179,11 @@ fn seccomp(asked: &Confinement, profiles: &Path) -> SecurityProfile {
     match (asked.privileged, file) {
         (false, Some(file)) => SecurityProfile {
             profile_type: ProfileType::Localhost.into(),
-            localhost_ref: profiles.join(file).display().to_string(),
+            localhost_ref: profiles.folder.join(file).display().to_string(),
         },
-        (false, None) if asked.seccomp => profile(ProfileType::RuntimeDefault),
+        (false, None) if asked.seccomp || (profiles.by_default && !asked.all_calls) => {
+            profile(ProfileType::RuntimeDefault)
+        }
         _ => profile(ProfileType::Unconfined),
     }
 }
@@ -203,6 +214,10 @@ mod tests {
         EdgeDeployment { engine: Some(Engine { asks, ..Engine::default() }), ..pod() }
     }
 
+    fn profiles(by_default: bool) -> Profiles<'static> {
+        Profiles { folder: Path::new("/profiles"), by_default }
+    }
+
     #[test]
     fn namespaces_are_shared_as_the_pod_asks() {
         let of = |asks| {
@@ -218,7 +233,7 @@ mod tests {
     fn who_looks_at_a_container_sees_its_processes_and_shares_the_rest_with_the_pod() {
         let of = |asks, target: Option<&str>| {
             let target = target.map(str::to_owned);
-            of_container(&asking(asks), &container(), &Image::default(), Path::new("/"), target, None)
+            of_container(&asking(asks), &container(), &Image::default(), profiles(false), target, None)
                 .namespace_options
                 .unwrap()
         };
@@ -232,11 +247,27 @@ mod tests {
     }
 
     #[test]
+    fn a_device_may_confine_who_says_nothing_and_nobody_else() {
+        let of = |confinement: Confinement, by_default| {
+            let container = Container { confinement: Some(confinement), ..container() };
+            let context = of_container(&pod(), &container, &Image::default(), profiles(by_default), None, None);
+            context.seccomp.unwrap().profile_type()
+        };
+        let silent = Confinement::default;
+        assert_eq!(of(silent(), false), ProfileType::Unconfined);
+        assert_eq!(of(silent(), true), ProfileType::RuntimeDefault);
+        assert_eq!(of(Confinement { all_calls: true, ..silent() }, true), ProfileType::Unconfined);
+        assert_eq!(of(Confinement { privileged: true, ..silent() }, true), ProfileType::Unconfined);
+        let file = vec![ConfinementAsk::SeccompFile("audit.json".into())];
+        assert_eq!(of(Confinement { asks: file, ..silent() }, true), ProfileType::Localhost);
+    }
+
+    #[test]
     fn profiles_are_told_in_the_words_of_old_and_new_engines() {
         let of = |asks: Vec<ConfinementAsk>, privileged| {
             let confinement = Confinement { asks, privileged, seccomp: true, ..Confinement::default() };
             let container = hawser_wire::deployment::Container { confinement: Some(confinement), ..container() };
-            of_container(&pod(), &container, &Image::default(), Path::new("/profiles"), None, None)
+            of_container(&pod(), &container, &Image::default(), profiles(false), None, None)
         };
         let file = || ConfinementAsk::SeccompFile("deep/audit.json".into());
         let seccomp = |context: &LinuxContainerSecurityContext| context.seccomp.clone().unwrap();
@@ -267,7 +298,7 @@ mod tests {
             let confinement = Confinement { asks: vec![ConfinementAsk::SeLinux(label)], ..Confinement::default() };
             Container { confinement: Some(confinement), ..container() }
         };
-        let told = of_container(&pod(), &labelled("s0"), &Image::default(), Path::new("/"), None, None);
+        let told = of_container(&pod(), &labelled("s0"), &Image::default(), profiles(false), None, None);
         assert_eq!(told.selinux_options.map(|label| label.level).as_deref(), Some("s0"));
         let of = |containers: Vec<Container>| {
             let pod = EdgeDeployment { containers, ..pod() };
@@ -284,7 +315,7 @@ mod tests {
         let of = |asks: Vec<ConfinementAsk>| {
             let confinement = Some(Confinement { asks, ..Confinement::default() });
             let container = Container { confinement, ..container() };
-            let context = of_container(&pod(), &container, &Image::default(), Path::new("/"), None, None);
+            let context = of_container(&pod(), &container, &Image::default(), profiles(false), None, None);
             (context.masked_paths.is_empty(), context.readonly_paths.is_empty())
         };
         assert_eq!(of(vec![]), (false, false));

@@ -22,7 +22,7 @@ pub(super) fn confinement(spec: &PodSpec, place: &Place<'_>) -> Option<Confineme
     let shared = spec.security_context.as_ref();
     let profile =
         own.and_then(|own| own.seccomp_profile.as_ref()).or(shared.and_then(|shared| shared.seccomp_profile.as_ref()));
-    let is_default = |profile: &SeccompProfile| profile.type_ == "RuntimeDefault";
+    let is = |kind: &str| profile.is_some_and(|profile: &SeccompProfile| profile.type_ == kind);
     let file = profile.filter(|profile| profile.type_ == "Localhost");
     let file = file.map(|profile| profile.localhost_profile.clone().unwrap_or_default());
     let apparmor = own.and_then(|own| own.app_armor_profile.as_ref());
@@ -37,7 +37,8 @@ pub(super) fn confinement(spec: &PodSpec, place: &Place<'_>) -> Option<Confineme
         no_new_privileges: own.and_then(|own| own.allow_privilege_escalation) == Some(false),
         add_capabilities: capabilities.add.unwrap_or_default(),
         drop_capabilities: capabilities.drop.unwrap_or_default(),
-        seccomp: profile.is_some_and(is_default),
+        seccomp: is("RuntimeDefault"),
+        all_calls: is("Unconfined"),
         asks: file
             .map(ConfinementAsk::SeccompFile)
             .into_iter()

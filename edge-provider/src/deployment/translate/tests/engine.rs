@@ -8,8 +8,7 @@ use super::*;
 fn confinement_travels_only_when_it_is_asked_for() {
     let of = |security: Value| main_container(json!({ "securityContext": security })).confinement;
     assert_eq!(of(json!({})), None);
-    let usual = json!({"allowPrivilegeEscalation": true, "privileged": false, "readOnlyRootFilesystem": false,
-        "seccompProfile": {"type": "Unconfined"}});
+    let usual = json!({"allowPrivilegeEscalation": true, "privileged": false, "readOnlyRootFilesystem": false});
     assert_eq!(of(usual), None, "what a runtime does anyway");
     let asked = json!({"allowPrivilegeEscalation": false, "privileged": true, "readOnlyRootFilesystem": true,
         "capabilities": {"add": ["NET_ADMIN"], "drop": ["ALL"]}, "seccompProfile": {"type": "RuntimeDefault"}});
@@ -21,19 +20,21 @@ fn confinement_travels_only_when_it_is_asked_for() {
         drop_capabilities: vec!["ALL".into()],
         seccomp: true,
         asks: vec![],
+        all_calls: false,
     };
     assert_eq!(of(asked), Some(expected));
 }
 
 #[test]
 fn a_container_overrides_the_pod_in_how_it_is_confined() {
-    let seccomp = |own: Value| {
+    let restricted_and_open = |own: Value| {
         let mut spec = with(json!({ "securityContext": own }));
         spec["securityContext"] = json!({"seccompProfile": {"type": "RuntimeDefault"}});
-        deployment(spec).containers[0].confinement.clone().is_some_and(|confinement| confinement.seccomp)
+        let confinement = deployment(spec).containers[0].confinement.clone().unwrap();
+        (confinement.seccomp, confinement.all_calls)
     };
-    assert!(seccomp(json!({})));
-    assert!(!seccomp(json!({"seccompProfile": {"type": "Unconfined"}})));
+    assert_eq!(restricted_and_open(json!({})), (true, false));
+    assert_eq!(restricted_and_open(json!({"seccompProfile": {"type": "Unconfined"}})), (false, true));
 }
 
 #[test]
