@@ -392,7 +392,7 @@ impl World {
         bridge.synced = true;
         bridge.revision = bridge.revision.max(bridge.view);
         self.note(|| "  the bridge's view is complete".to_owned());
-        self.tell_twin(Event::Synced);
+        self.tell_twin(Event::Synced { pod_ranges: Vec::new() });
     }
 
     // --- what is written to the API
