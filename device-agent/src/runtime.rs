@@ -425,6 +425,9 @@ pub enum PrepareError {
     /// What its containers share: network and namespaces.
     #[error("Failed to create pod sandbox: {}", .0.line())]
     Sandbox(RuntimeError),
+    /// There is no network for it; a kubelet's words.
+    #[error("network is not ready: {0}")]
+    NoNetwork(String),
     /// What its containers share cannot be as the pod wants it; a kubelet's words.
     #[error("Failed to create pod sandbox: {0}")]
     Impossible(String),

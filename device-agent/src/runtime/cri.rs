@@ -369,7 +369,7 @@ impl Runtime for Cri {
         })
         .await?;
         let users = self.users(&spec).await?;
-        self.ready_sandbox(&spec, users).await.map_err(PrepareError::Sandbox)
+        self.ready_sandbox(&spec, users).await
     }
 
     async fn image(&self, want: ImageWanted) -> Result<ImageState, ImageProblem> {

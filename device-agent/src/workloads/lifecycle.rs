@@ -102,8 +102,17 @@ enum Goal {
 #[derive(Debug, Clone)]
 enum Place {
     Unmade,
-    Failed { message: String, retry: u64, delay: u64 },
-    Made { addresses: Option<Vec<String>> },
+    /// It is tried again at `retry`. That it still fails is said after `quiet_until`, and then after twice as long.
+    Failed {
+        reason: &'static str,
+        message: String,
+        retry: u64,
+        quiet_until: u64,
+        quiet: u64,
+    },
+    Made {
+        addresses: Option<Vec<String>>,
+    },
 }
 
 /// How far the removal of the remains is.
@@ -163,12 +172,29 @@ pub struct PlaceProblem {
     pub reason: &'static str,
     /// What was wrong.
     pub message: String,
+    /// After how many milliseconds it is tried again.
+    pub pause: u64,
 }
+
+/// How soon a pod's place is tried again, as with a kubelet: what stands in the way may be gone any moment.
+const PLACE_AGAIN: u64 = 10_000;
+/// The same while the device has no network for pods: whoever makes it has just begun.
+const NETWORK_AGAIN: u64 = 2_000;
 
 impl PlaceProblem {
     /// Volumes or directories.
     pub fn volumes(message: String) -> Self {
-        Self { reason: "FailedMount", message }
+        Self { reason: "FailedMount", message, pause: PLACE_AGAIN }
+    }
+
+    /// What containers share.
+    pub fn sandbox(message: String) -> Self {
+        Self { reason: "FailedCreatePodSandBox", message, pause: PLACE_AGAIN }
+    }
+
+    /// There is no network for it.
+    pub fn network(message: String) -> Self {
+        Self { reason: "NetworkNotReady", message, pause: NETWORK_AGAIN }
     }
 }
 

@@ -73,9 +73,10 @@ async fn a_missing_network_is_said_and_the_pod_comes_up_when_it_is_there() {
     device.engine.run();
     device.start().await;
     device.run(&pod("web", RestartPolicy::Always, shell("exec sleep 1000")));
-    device.until("the engine's words", |device| device.reasons().contains(&"FailedCreatePodSandBox")).await;
-    let event = device.events.iter().find(|event| event.reason == "FailedCreatePodSandBox").unwrap();
-    assert!(event.message.contains("network is not ready: container runtime network not ready"), "{}", event.message);
+    device.until("a kubelet's words", |device| device.reasons().contains(&"NetworkNotReady")).await;
+    let event = device.events.iter().find(|event| event.reason == "NetworkNotReady").unwrap();
+    let words = "network is not ready: container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:";
+    assert!(event.message.starts_with(words), "{}", event.message);
     // A pod on the device's own network needs no other.
     let host = hawser_wire::deployment::EdgeDeployment {
         host_network: true,

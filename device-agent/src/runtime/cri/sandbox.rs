@@ -16,7 +16,7 @@ use super::describe::Manners;
 use super::users::Users;
 use super::{Cri, describe, failure, labels, names, place, security};
 use crate::runtime::volumes::place::Naming;
-use crate::runtime::{PodReady, RuntimeError, Told};
+use crate::runtime::{PodReady, PrepareError, RuntimeError, Told};
 
 /// Far more than any resolver's configuration takes.
 const MAX_RESOLVER: u64 = 64 * 1024;
@@ -31,8 +31,8 @@ impl Cri {
         &self,
         pod: &Arc<EdgeDeployment>,
         users: Option<Users>,
-    ) -> Result<(String, Vec<Told>), RuntimeError> {
-        let failed = |error| failure("ask the engine", error);
+    ) -> Result<(String, Vec<Told>), PrepareError> {
+        let failed = |error| PrepareError::Sandbox(failure("ask the engine", error));
         let all = self.sandboxes(&pod.uid).await.map_err(failed)?;
         if let Some(ready) = ready(&all) {
             return Ok((ready.id.clone(), Vec::new()));
@@ -46,16 +46,18 @@ impl Cri {
         if !pod.host_network {
             self.network_is_ready().await?;
         }
-        let (described, told) = self.describe_sandbox(pod, attempt, users).await?;
+        let described = self.describe_sandbox(pod, attempt, users).await;
+        let (described, told) = described.map_err(PrepareError::Sandbox)?;
         let made = self.0.client.run_pod_sandbox(described, handler(pod)).await.map_err(failed)?;
         Ok((made, told))
     }
 
     /// Some engines say at once that there is no network for sandboxes, CRI-O waits for it without a word.
-    async fn network_is_ready(&self) -> Result<(), RuntimeError> {
-        let told = self.0.client.status(false).await.map_err(|error| failure("ask the engine", error))?;
+    async fn network_is_ready(&self) -> Result<(), PrepareError> {
+        let told = self.0.client.status(false).await;
+        let told = told.map_err(|error| PrepareError::Sandbox(failure("ask the engine", error)))?;
         match told.status.iter().flat_map(|status| &status.conditions).find_map(no_network) {
-            Some(why) => Err(io::Error::other(why)).naming(|| "network is not ready".to_owned()),
+            Some(why) => Err(PrepareError::NoNetwork(why)),
             None => Ok(()),
         }
     }
@@ -91,13 +93,13 @@ impl Cri {
         &self,
         spec: &Arc<EdgeDeployment>,
         users: Option<Users>,
-    ) -> Result<PodReady, RuntimeError> {
+    ) -> Result<PodReady, PrepareError> {
         let (sandbox, told) = self.sandbox(spec, users).await?;
         let status = self.0.client.pod_sandbox_status(&sandbox).await;
-        let status = status.map_err(|error| failure("ask the engine", error))?;
+        let status = status.map_err(|error| PrepareError::Sandbox(failure("ask the engine", error)))?;
         if let Some(users) = users {
-            let naming = || "give the pod users of its own".to_owned();
-            users.check(&status).map_err(io::Error::other).naming(naming)?;
+            let checked = users.check(&status).map_err(io::Error::other);
+            checked.naming(|| "give the pod users of its own".to_owned()).map_err(PrepareError::Sandbox)?;
         }
         let addresses = status.network.filter(|_| !spec.host_network).map(|network| {
             let more = network.additional_ips.into_iter().map(|more| more.ip);

@@ -65,7 +65,7 @@ impl Cri {
         let target = self.target(start).await?;
         let users = self.users(pod).await.map_err(|error| match error {
             PrepareError::Volumes(error) | PrepareError::Sandbox(error) => StartError::NotCreated(error),
-            PrepareError::Impossible(words) => StartError::Config(words),
+            PrepareError::Impossible(words) | PrepareError::NoNetwork(words) => StartError::Config(words),
         })?;
         let config = describe::container(self.frame(), start, container, &image, mounts, target, users);
         let attempt = sandbox.metadata.as_ref().map_or(0, |metadata| metadata.attempt);

@@ -12,14 +12,21 @@ impl Lifecycle {
                 }
                 self.place = Place::Made { addresses: ready.addresses };
             }
-            Err(PlaceProblem { reason, message }) => {
-                let delay = match &self.place {
-                    Place::Failed { delay, .. } => doubled(*delay),
-                    Place::Unmade | Place::Made { .. } => doubled(0),
+            Err(PlaceProblem { reason, message, pause }) => {
+                // Where a place was made before, what runs in it goes on; only the change has to wait.
+                let again = now + pause;
+                let quiet = match &mut self.place {
+                    Place::Failed { reason: before, retry, quiet_until, .. }
+                        if *before == reason && now < *quiet_until =>
+                    {
+                        *retry = again;
+                        return;
+                    }
+                    Place::Failed { reason: before, quiet, .. } if *before == reason => doubled(*quiet),
+                    Place::Failed { .. } | Place::Unmade | Place::Made { .. } => doubled(0),
                 };
                 out.event(None, true, reason, &message);
-                // Where a place was made before, what runs in it goes on; only the change has to wait.
-                self.place = Place::Failed { message, retry: now + delay, delay };
+                self.place = Place::Failed { reason, message, retry: again, quiet_until: now + quiet, quiet };
             }
         }
     }

@@ -667,16 +667,18 @@ fn a_program_that_cannot_be_started_is_an_attempt_that_failed() {
 }
 
 #[test]
-fn a_place_that_cannot_be_made_is_tried_again_with_back_off() {
+fn a_place_that_cannot_be_made_is_tried_again_at_an_even_pace_and_said_less_and_less() {
     let spec = pod(RestartPolicy::Always, vec![], vec![container("a")]);
     let mut sim = Sim::empty(Lifecycle::new(uid(), "process"));
     sim.prepare_problem = Some("disk full".into());
     sim.tell(Event::Inventory { epoch: "boot-1".into(), found: vec![] });
     sim.run(&spec);
-    sim.pass(29_999);
-    assert_eq!(sim.take_log(), ["prepare", "prepare"]);
+    sim.pass(75_000);
+    let said = sim.events().iter().filter(|event| event.starts_with("FailedMount: ")).count();
+    assert_eq!(said, 4, "at once, after 10, 30 and 70 seconds");
+    assert_eq!(sim.take_log(), ["prepare"; 8]);
     sim.prepare_problem = None;
-    sim.pass(1);
+    sim.pass(5_000);
     assert_eq!(sim.take_log(), ["prepare", "start a-0"]);
 }
 

@@ -222,9 +222,8 @@ async fn prepare<R: Runtime, S: WorkloadStore>(
     }
     runtime.prepare(PodSetup { uid, spec, files }).await.map_err(|error| match error {
         PrepareError::Volumes(error) => PlaceProblem::volumes(error.line()),
-        error @ (PrepareError::Sandbox(_) | PrepareError::Impossible(_)) => {
-            PlaceProblem { reason: "FailedCreatePodSandBox", message: error.to_string() }
-        }
+        error @ PrepareError::NoNetwork(_) => PlaceProblem::network(error.to_string()),
+        error @ (PrepareError::Sandbox(_) | PrepareError::Impossible(_)) => PlaceProblem::sandbox(error.to_string()),
     })
 }
 
