@@ -24,6 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Where Debian and the makers of the plugins put them.
 const PLUGINS: [&str; 2] = ["/usr/lib/cni", "/opt/cni/bin"];
 
+const SUBNET: &str = r#""subnet":""#;
 /// Engines of one process have networks of their own.
 static NETWORKS: AtomicU32 = AtomicU32::new(0);
 
@@ -152,11 +153,11 @@ impl Engine {
         let subnet = format!("10.{}.{}.0/24", 112 + number / 256, number % 256);
         let conflist = format!(
             r#"{{"cniVersion":"0.4.0","name":"hawser-{number}","plugins":[
-            {{"type":"ptp","ipMasq":false,"ipam":{{"type":"host-local","ranges":[[{{"subnet":"{subnet}"}}]],
+            {{"type":"ptp","ipMasq":false,"ipam":{{"type":"host-local","ranges":[[{{{SUBNET}{subnet}"}}]],
             "routes":[{{"dst":"0.0.0.0/0"}}],"dataDir":"{folder}/ipam"}}}},
             {{"type":"portmap","capabilities":{{"portMappings":true}}}}]}}"#
         );
-        std::fs::write(self.folder.path().join("net.d/10-hawser.conflist"), conflist)?;
+        std::fs::write(self.conflist(), conflist)?;
         // A machine whose root is an overlay cannot lay another over it.
         let snapshotter = if leftovers::overlay_works(&self.root()) { "overlayfs" } else { "native" };
         let config = format!(
@@ -181,6 +182,8 @@ state = "{folder}/state"
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "{plugins}"
     conf_dir = "{folder}/net.d"
+    # Only used when the engine is told the addresses of pods and has no network.
+    conf_template = "{folder}/template.conflist"
   [plugins."io.containerd.grpc.v1.cri".registry]
     config_path = "{folder}/registries"
 [plugins."io.containerd.internal.v1.opt"]
@@ -219,6 +222,22 @@ state = "{folder}/state"
             std::thread::sleep(Duration::from_millis(50));
         }
         Ok(())
+    }
+
+    fn conflist(&self) -> PathBuf {
+        self.folder.path().join("net.d/10-hawser.conflist")
+    }
+
+    /// Starts it anew without a network: it makes one when it is told the addresses of pods. Answers those that it would have had.
+    pub fn wait_for_addresses(&self) -> Result<String> {
+        let there = std::fs::read_to_string(self.conflist())?;
+        let range = there.split_once(SUBNET).and_then(|(_, after)| Some(after.split_once('"')?.0));
+        let range = range.context("the network has no subnet")?.to_owned();
+        std::fs::write(self.folder.path().join("template.conflist"), there.replace(&range, "{{.PodCIDR}}"))?;
+        std::fs::remove_file(self.conflist())?;
+        self.crash();
+        self.run()?;
+        Ok(range)
     }
 
     /// SIGKILL. Containers go on.

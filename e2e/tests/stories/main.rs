@@ -8,6 +8,7 @@ mod containers_clock;
 mod containers_disk;
 mod containers_image_volumes;
 mod containers_images;
+mod containers_network;
 mod containers_resize;
 mod containers_storage;
 mod containers_variables;
