@@ -1,5 +1,7 @@
 //! What is read of the log of an engine's container.
 
+use std::os::unix::fs::MetadataExt;
+
 use device_agent::streams::service::{Log, Service};
 use hawser_wire::DeviceTime;
 use hawser_wire::deployment::{Container, EdgeDeployment, PullPolicy, RestartPolicy};
@@ -85,12 +87,41 @@ async fn a_follower_gets_every_line_once_through_rotations() {
     assert!(read(&device, request("p")).await == text, "the same lines from the disk");
     // From the middle, after a lost connection.
     let mut log = device.verbs().logs(request("p")).await.unwrap();
-    let mut some = vec![0; 30_000];
+    let mut some = vec![0; text.len() / 2];
     log.output.read_exact(&mut some).await.unwrap();
     let mark = log.marks.unwrap().borrow().clone();
     let rest = read(&device, LogsRequest { from: Some(mark.position), ..request("p") }).await;
     assert!(rest == text[mark.bytes as usize..], "from byte {}", mark.bytes);
     device.sweep("p").await;
+}
+
+#[tokio::test]
+async fn a_log_that_is_written_at_full_speed_has_its_bounds_and_harms_nobody() {
+    let Some(mut device) = Device::new() else { return };
+    (device.config.log_max_bytes, device.config.log_max_files) = (1024 * 1024, 3);
+    device.start().await;
+    device.run(&pod(
+        "flood",
+        RestartPolicy::Always,
+        shell("exec yes 'a line of a program that tells everything it does'"),
+    ));
+    device.until_running("flood").await;
+    let file = device.log_file("flood");
+    let inode =
+        |number: u32| std::fs::metadata(file.with_extension(format!("log.{number}"))).ok().map(|found| found.ino());
+    // What is the oldest part changes: one has gone already.
+    device.until("two parts", |_| inode(2).is_some()).await;
+    let oldest = inode(2);
+    device.until("another rotation", |_| inode(2).is_some() && inode(2) != oldest).await;
+    assert_eq!(inode(3), None);
+    // Others come up, say what they have to say, and go, and so does this one.
+    device.run(&hasty(pod("well", RestartPolicy::Always, shell("echo well; exec sleep 1000"))));
+    device.until_running("well").await;
+    device.until("its line", |device| std::fs::read_to_string(device.log_file("well")).unwrap().contains("well")).await;
+    assert_eq!(device.container("flood").unwrap().restart_count, 0);
+    for name in ["well", "flood"] {
+        device.sweep(name).await;
+    }
 }
 
 #[tokio::test]

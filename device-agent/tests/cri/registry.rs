@@ -155,6 +155,38 @@ async fn a_registry_that_refuses_is_told_in_its_own_words_and_harms_no_other_pod
 }
 
 #[tokio::test]
+async fn an_engine_that_dies_in_the_middle_of_a_pull_is_told_and_its_pod_comes_up_when_it_can() {
+    let Some(mut device) = Device::new() else { return };
+    let registry = Registry::start().await;
+    device.start().await;
+    device.run(&hasty(pod("well", RestartPolicy::Always, shell("exec sleep 1000"))));
+    device.until_running("well").await;
+    let broken = hasty(registry.pod("slow"));
+    device.run(&broken);
+    let told = |reason: &'static str| {
+        move |device: &Device| {
+            device.events.iter().any(|event| event.pod == Some(uid("slow")) && event.reason == reason)
+        }
+    };
+    device.until("the pull to begin", told("Pulling")).await;
+    device.engine.crash();
+    device.until("what became of it", told("Failed")).await;
+    let failed = device.events.iter().find(|event| event.reason == "Failed").unwrap();
+    assert!(
+        failed.message.starts_with(&format!("Failed to pull image \"{}\"", broken.containers[0].image)),
+        "{failed:?}"
+    );
+    device.engine.run();
+    device.engine.import_as(&broken.containers[0].image);
+    device.until_running("slow").await;
+    device.until_running("well").await;
+    assert_eq!(device.container("well").unwrap().restart_count, 0);
+    for name in ["slow", "well"] {
+        device.sweep(name).await;
+    }
+}
+
+#[tokio::test]
 async fn a_registry_that_hangs_holds_up_nobody_else_and_its_pod_can_be_deleted() {
     let Some(mut device) = Device::new() else { return };
     let registry = Registry::start().await;

@@ -72,7 +72,7 @@ async fn a_missing_network_is_said_and_the_pod_comes_up_when_it_is_there() {
     device.engine.crash();
     device.engine.run();
     device.start().await;
-    device.run(&pod("web", RestartPolicy::Always, shell("exec sleep 1000")));
+    device.run(&hasty(pod("web", RestartPolicy::Always, shell("exec sleep 1000"))));
     device.until("a kubelet's words", |device| device.reasons().contains(&"NetworkNotReady")).await;
     let event = device.events.iter().find(|event| event.reason == "NetworkNotReady").unwrap();
     let words = "network is not ready: container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:";
@@ -82,7 +82,7 @@ async fn a_missing_network_is_said_and_the_pod_comes_up_when_it_is_there() {
         host_network: true,
         ..pod("host", RestartPolicy::Always, shell("exec sleep 1000"))
     };
-    device.run(&host);
+    device.run(&hasty(host));
     device.until_running("host").await;
     assert_eq!(device.report("host").unwrap().pod_ips, ["192.0.2.7"]);
     device.engine.network(true);
@@ -106,7 +106,7 @@ async fn an_engine_that_waits_for_the_addresses_of_pods_is_told_them() {
     let network = network(&["10.127.3.0/24".parse().unwrap()]).await;
     assert_eq!(network.holds, Some(true), "{}", network.message);
     device.start().await;
-    device.run(&pod("web", RestartPolicy::Always, shell("exec sleep 1000")));
+    device.run(&hasty(pod("web", RestartPolicy::Always, shell("exec sleep 1000"))));
     device.until_running("web").await;
     let ips = device.report("web").unwrap().pod_ips.clone();
     assert!(ips[0].starts_with("10.127.3."), "{ips:?}");
@@ -118,7 +118,7 @@ async fn an_engine_that_dies_while_pods_start_is_waited_for() {
     let Some(mut device) = Device::new() else { return };
     device.start().await;
     for name in ["a", "b", "c"] {
-        device.run(&pod(name, RestartPolicy::Always, shell("exec sleep 1000")));
+        device.run(&hasty(pod(name, RestartPolicy::Always, shell("exec sleep 1000"))));
     }
     device.until("the first sandbox", |device| device.report("a").is_some()).await;
     device.engine.crash();

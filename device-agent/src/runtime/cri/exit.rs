@@ -7,7 +7,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use hawser_cri::{ContainerState, ContainerStatus, ContainerStatusResponse, ErrorKind};
 
 use super::first::{First, as_seen, is_unseen};
-use super::{Cri, labels, place, rotate};
+use super::rotate::{self, Growth};
+use super::{Cri, labels, place};
 use crate::runtime::{ContainerId, Exit, ExitCause, Handle};
 use crate::shim::log_tail;
 
@@ -15,7 +16,7 @@ use crate::shim::log_tail;
 const SOON: Duration = Duration::from_millis(10);
 /// The longest pause while nothing but looking tells the end.
 const BLIND: Duration = Duration::from_secs(1);
-/// The pause while the kernel tells; then only logs are looked after.
+/// The pause while the kernel tells.
 const TOLD: Duration = Duration::from_secs(10);
 
 /// How long an engine may take to hear why a container has ended.
@@ -65,14 +66,16 @@ impl Cri {
         let mut engine_id: Option<String> = None;
         let mut first: Option<First> = None;
         let mut pause = SOON;
+        let mut growth = Growth::default();
         loop {
+            let mut log_pause = TOLD;
             match self.look(id, &mut engine_id, first.is_none()).await {
                 Look::Running(answer) => {
                     if first.is_none() {
                         first = answer.as_deref().and_then(First::of);
                     }
                     if let Some(engine_id) = engine_id.as_ref().filter(|_| keeper) {
-                        rotate::if_long(self, id, engine_id).await;
+                        log_pause = rotate::if_long(self, id, engine_id, &mut growth).await;
                     }
                 }
                 Look::Ended(status) => return Some((status, first)),
@@ -82,12 +85,12 @@ impl Cri {
             }
             match first.as_mut().filter(|first| !first.has_ended()) {
                 Some(first) => {
-                    if tokio::time::timeout(TOLD, first.end()).await.is_ok() {
+                    if tokio::time::timeout(log_pause, first.end()).await.is_ok() {
                         pause = SOON;
                     }
                 }
                 None => {
-                    tokio::time::sleep(pause).await;
+                    tokio::time::sleep(pause.min(log_pause)).await;
                     pause = (pause * 2).min(BLIND);
                 }
             }
