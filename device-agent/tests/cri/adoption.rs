@@ -31,19 +31,26 @@ async fn the_same_containers_run_on_after_agent_and_engine_were_killed() {
 async fn an_end_that_nobody_saw_is_told_with_its_code_and_times() {
     let Some(mut device) = Device::new() else { return };
     device.start().await;
-    device.run(&pod("job", RestartPolicy::Never, shell("sleep 2; exit 42")));
+    device.run(&pod("job", RestartPolicy::Never, shell(WAITS)));
     device.until_running("job").await;
+    let pid = device.engine.pid_of("until test");
     device.kill_agent().await;
     // The engine sees the end; there is no agent.
-    let finished = std::time::Instant::now() + std::time::Duration::from_secs(4);
-    while std::time::Instant::now() < finished {
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    std::fs::write(format!("/proc/{pid}/root/tmp/go"), "").unwrap();
+    while std::path::Path::new(&format!("/proc/{pid}")).exists() {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
+    let ended = clock()();
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
     device.start().await;
     let end = device.until_ended("job").await;
     assert_eq!((end.exit_code, end.reason.as_str()), (42, "Error"));
-    let ran = end.finished.unwrap().millis_since(end.started.unwrap());
-    assert!((1_500..4_000).contains(&ran), "it ran for two seconds, and {ran} ms are told");
+    let (began, finished) = (end.started.unwrap(), end.finished.unwrap());
+    assert!(began < finished, "{began:?} {finished:?}");
+    assert!(
+        finished.millis_since(ended) < 2_000,
+        "it ended at {ended:?}, and {finished:?} is told: when the agent was back"
+    );
     device.sweep("job").await;
 }
 
