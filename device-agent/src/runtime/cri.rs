@@ -63,6 +63,7 @@ mod found;
 mod image;
 mod image_store;
 mod labels;
+mod memory_kill;
 mod names;
 mod network;
 mod place;

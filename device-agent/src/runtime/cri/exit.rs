@@ -8,7 +8,7 @@ use hawser_cri::{ContainerState, ContainerStatus, ContainerStatusResponse, Error
 
 use super::first::{First, as_seen, is_unseen};
 use super::rotate::{self, Growth};
-use super::{Cri, labels, place};
+use super::{Cri, labels, memory_kill, place};
 use crate::runtime::{ContainerId, Exit, ExitCause, Handle};
 use crate::shim::log_tail;
 
@@ -23,6 +23,8 @@ const TOLD: Duration = Duration::from_secs(10);
 const WHY: Duration = Duration::from_secs(1);
 const WHY_PAUSE: Duration = Duration::from_millis(50);
 
+/// What engines say of a container of which the kernel has killed something for its memory.
+const OOM_KILLED: &str = "OOMKilled";
 const NEVER: &str = "it was never started, or all its traces are lost";
 
 impl Cri {
@@ -30,20 +32,25 @@ impl Cri {
     pub(super) async fn wait_for_end(&self, id: &ContainerId) -> Exit {
         let killed_before = oom_kills();
         let Some((mut status, first)) = self.watch_for_end(id, true).await else { return Exit::lost(NEVER) };
-        if oom_kills() != killed_before {
-            status = self.hear_why(id, status).await;
-        }
-        if let Some(first) = first
-            && is_unseen(&status)
-        {
+        let killed = oom_kills() != killed_before;
+        if let Some(first) = first.filter(|_| is_unseen(&status)) {
             status = hear_from_kernel(&first, status).await;
+            if killed && self.is_killed_for_memory(&status).await {
+                status.reason = OOM_KILLED.to_owned();
+            }
+        } else if killed {
+            status = self.hear_why(id, status).await;
         }
         self.exit(id, &status).await
     }
 
     /// Engines hear that a container has ended and that it was killed for its memory on two ways, in any order. We have asked
-    /// at once, so that the second may be under way yet.
+    /// at once, so that the second may be under way yet, or be lost; the kernel's log knows it already.
     async fn hear_why(&self, id: &ContainerId, mut status: Box<ContainerStatus>) -> Box<ContainerStatus> {
+        if self.is_killed_for_memory(&status).await {
+            status.reason = OOM_KILLED.to_owned();
+            return status;
+        }
         let mut left = WHY;
         while may_be_for_memory(&status) && !left.is_zero() {
             tokio::time::sleep(WHY_PAUSE).await;
@@ -53,6 +60,11 @@ impl Cri {
             }
         }
         status
+    }
+
+    async fn is_killed_for_memory(&self, status: &ContainerStatus) -> bool {
+        let container = status.id.clone();
+        may_be_for_memory(status) && self.blocking(move || memory_kill::is_told_of(&container)).await
     }
 
     /// Resolves when the container has ended.
@@ -186,7 +198,7 @@ pub(super) fn handle(status: &ContainerStatus) -> Handle {
 /// The engine's words as an exit. `now` is the wall clock, by which the engine tells times.
 fn reckon(status: &ContainerStatus, now: Duration) -> Exit {
     let cause = match (status.reason.as_str(), status.exit_code) {
-        ("OOMKilled", _) => ExitCause::OutOfMemory,
+        (OOM_KILLED, _) => ExitCause::OutOfMemory,
         ("StartError" | "ContainerCannotRun", _) => ExitCause::Start,
         // What an engine says of a container whose end it has not seen.
         ("Unknown", 255) => ExitCause::Lost,
