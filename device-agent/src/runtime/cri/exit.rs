@@ -32,25 +32,23 @@ impl Cri {
     pub(super) async fn wait_for_end(&self, id: &ContainerId) -> Exit {
         let killed_before = oom_kills();
         let Some((mut status, first)) = self.watch_for_end(id, true).await else { return Exit::lost(NEVER) };
-        let killed = oom_kills() != killed_before;
-        if let Some(first) = first.filter(|_| is_unseen(&status)) {
+        let unseen = is_unseen(&status);
+        if let Some(first) = first.filter(|_| unseen) {
             status = hear_from_kernel(&first, status).await;
-            if killed && self.is_killed_for_memory(&status).await {
-                status.reason = OOM_KILLED.to_owned();
-            }
-        } else if killed {
+        }
+        // It may have been killed before it was watched, so that the count alone does not tell.
+        let kills = oom_kills();
+        if kills != Some(0) && self.is_killed_for_memory(&status).await {
+            status.reason = OOM_KILLED.to_owned();
+        } else if kills != killed_before && !unseen {
             status = self.hear_why(id, status).await;
         }
         self.exit(id, &status).await
     }
 
     /// Engines hear that a container has ended and that it was killed for its memory on two ways, in any order. We have asked
-    /// at once, so that the second may be under way yet, or be lost; the kernel's log knows it already.
+    /// at once, so that the second may be under way yet.
     async fn hear_why(&self, id: &ContainerId, mut status: Box<ContainerStatus>) -> Box<ContainerStatus> {
-        if self.is_killed_for_memory(&status).await {
-            status.reason = OOM_KILLED.to_owned();
-            return status;
-        }
         let mut left = WHY;
         while may_be_for_memory(&status) && !left.is_zero() {
             tokio::time::sleep(WHY_PAUSE).await;
